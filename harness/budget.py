@@ -1,0 +1,103 @@
+"""The error budget: how far a correct result may lie from the float64 reference, and why.
+
+For each element, with ``n`` summed terms, unit roundoff ``u`` of the accumulator and ``ulp`` of the
+output dtype::
+
+    acc     = c * u * sqrt(n) * magnitude  [+ 1.7 * u * ceil(n / 16) * magnitude on tensor cores]
+              + the op's declared terms
+    allowed = ulp(|expected| + acc) / 2 + acc + smallest subnormal
+
+The square root is the probabilistic bound of Higham and Mary, "A new approach to probabilistic
+rounding error analysis" (SIAM J. Sci. Comput. 41, 2019). Tensor cores truncate the partial sums of
+a chain of matrix instructions, 16 terms deep, which gives the one-sided linear term: measured on an
+H200, up to 0.1 u a term, 1.7 u an instruction, on positive data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+ROUNDING_SAFETY: Final = 4.0  # c: of 360 correct results of random sizes, 0 left the budget at 4
+UNIT_ROUNDOFF: Final = 2.0**-24  # of the float32 accumulators that every kernel here uses
+CHAIN_ROUNDOFF: Final = 1.7  # u per matrix instruction; measured, see the module's docstring
+CHAIN_DEPTH: Final = 16
+
+_MANTISSA_BITS: Final = {torch.float64: 52, torch.float32: 23, torch.float16: 10, torch.bfloat16: 7}
+
+
+class InvalidBudget(ValueError):
+    """A budget with a negative, NaN or infinite term, or for a dtype that has no ulp."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the reference says of one output: values, and the same sums over absolute values."""
+
+    value: Tensor
+    magnitude: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A declared extra error, relative to ``|expected|`` (``ulps`` of float32 units roundoff) or to
+    ``magnitude`` (``relative``), with the reason that reports show."""
+
+    because: str
+    ulps: float = 0.0
+    relative: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("ulps", self.ulps), ("relative", self.relative)):
+            if not (0 <= value < math.inf):
+                msg = f"Term {name}={value!r} (because={self.because!r}); need a finite value >= 0"
+                raise InvalidBudget(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The rule for one output of one case."""
+
+    dtype: torch.dtype
+    terms_summed: int = 1
+    tensor_core: bool = False
+    terms: tuple[Term, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _MANTISSA_BITS:
+            msg = f"dtype={self.dtype} has no ulp; declare the output exact"
+            raise InvalidBudget(msg)
+        if self.terms_summed < 0:
+            msg = f"terms_summed={self.terms_summed} is negative; give the number of summed terms"
+            raise InvalidBudget(msg)
+
+    def accumulation(self, expected: Tensor, magnitude: Tensor) -> Tensor:
+        """The error before the final rounding, elementwise, float64."""
+        chain = math.ceil(self.terms_summed / CHAIN_DEPTH) if self.tensor_core else 0
+        of_sums = ROUNDING_SAFETY * math.sqrt(self.terms_summed) + CHAIN_ROUNDOFF * chain
+        of_sums += sum(term.relative for term in self.terms) / UNIT_ROUNDOFF
+        of_value = 2 * sum(term.ulps for term in self.terms)
+        return UNIT_ROUNDOFF * (magnitude * of_sums + expected.abs() * of_value)
+
+    def allowed(self, expected: Tensor, magnitude: Tensor) -> Tensor:
+        """Largest |actual - expected| of a correct result, elementwise, float64."""
+        acc = self.accumulation(expected, magnitude)
+        return ulp(expected.abs() + acc, self.dtype) / 2 + acc + smallest_subnormal(self.dtype)
+
+
+def ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Spacing of ``dtype`` at non-negative float64 ``values``; the subnormal spacing below."""
+    exponent = torch.frexp(values.nan_to_num(0.0, 0.0, 0.0)).exponent - 1
+    least = round(math.log2(torch.finfo(dtype).smallest_normal))
+    return torch.ldexp(
+        torch.ones_like(values), exponent.clamp_min(least) - _MANTISSA_BITS[dtype]
+    )
+
+
+def smallest_subnormal(dtype: torch.dtype) -> float:
+    """The least positive value of ``dtype``."""
+    return torch.finfo(dtype).smallest_normal * 2.0 ** -_MANTISSA_BITS[dtype]

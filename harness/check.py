@@ -1,0 +1,195 @@
+"""One check of one cell: what a suite's test is given, and what it leaves behind for the record."""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness import device as devices
+from harness import registry
+from harness.case import DEFAULT, Case, parse
+from harness.cells import Cell, Evidence
+from harness.judge import ParityFailure, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import torch
+
+    from harness.declare import Kernel, Op
+    from harness.judge import Judgement
+    from harness.subjects import Subject
+
+
+class NothingChecked(ValueError):
+    """A check that would pass without having looked at anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of the run that a check needs; ``cases`` None means the default of the evidence."""
+
+    seed: int = 0
+    cases: int | None = None
+    database: Path | None = None
+    only: str | None = None
+    e2e_model: Path | None = None
+
+
+# Counts per cell and dtype. A case takes about 50 ms in the interpreter and 2 ms on a device.
+CASES = {Evidence.EMULATED: 24, Evidence.DEVICE: 160, Evidence.FAKE: 12}
+
+
+@dataclass
+class Check:
+    """A cell, in one dtype where the test asks for one, with what it takes to run its kernel."""
+
+    cell: Cell
+    dtype: str | None
+    settings: Settings
+    reproduce: Callable[[str], str]  # the command for a case id
+    progress: Callable[[str], None] = lambda _: None
+    figures: dict[str, object] = field(default_factory=dict)
+    case: str = ""
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel under test."""
+        return registry.kernel(self.cell.kernel)
+
+    @property
+    def op(self) -> Op:
+        """The op that the kernel implements."""
+        return registry.op(self.kernel.op)
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The modules or models of this layer that are built over the kernel's op."""
+        wanted = (s for s in registry.subjects() if s.layer == self.cell.layer)
+        return tuple(s for s in wanted if self.kernel.op in s.ops)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the cell's arch; the CPU for ``cpu``. Raises UnsupportedArch if absent."""
+        return devices.first_device(self.cell.arch)
+
+    @property
+    def examples(self) -> int:
+        """How many cases to generate."""
+        return self.settings.cases or CASES[self.cell.evidence]
+
+    def explore(self, check: Callable[[Case], Judgement], *, examples: int | None = None) -> None:
+        """Generate cases over all configurations and check each; raises ParityFailure.
+
+        The failure is the smallest that was found. With ``--case`` only that case is checked.
+        """
+        if self.settings.only is not None:
+            self._attempt(check, parse(self.settings.only))
+            return
+        configs = (DEFAULT, *self.kernel.configs)
+        share = -(-(examples or self.examples) // len(configs))
+        for config in configs:
+            self._explore_config(check, config, share)
+        self._refuse_empty()
+
+    def _explore_config(
+        self, check: Callable[[Case], Judgement], config: str, examples: int
+    ) -> None:
+        from harness import strategies
+        from harness.explore import Search, explore
+
+        limits = strategies.DEVICE if self.cell.needs_device else strategies.EMULATED
+        scope = f"{self.cell}/{self.dtype}/{config}/"
+        explore(
+            strategies.cases(
+                self.op, self.kernel, dtype=self._dtype(), config=config, limits=limits
+            ),
+            Search(lambda case: self._attempt(check, case)),
+            examples=examples,
+            run_seed=zlib.crc32(f"{self.settings.seed}/{scope}".encode()),
+            scope=scope,
+            database=self.settings.database,
+        )
+
+    def _dtype(self) -> str:
+        return self.dtype or self.op.dtypes[0]
+
+    def _attempt(self, check: Callable[[Case], Judgement], case: Case) -> None:
+        judgement = check(case)
+        self._count("cases")
+        self.progress(f"{self.cell} {self.figures['cases']} cases")
+        if judgement.refused:
+            self._count("refused")
+        if judgement.worst >= float(self.figures.get("worst_in_budget", 0.0)):  # type: ignore[arg-type]
+            self.figures["worst_in_budget"] = min(judgement.worst, 1e300)
+            self.case = case.id
+        self._count(f"values_{case.values}")
+        if judgement.problems:
+            self.fail(judgement.problems, case.id)
+
+    def judge_against_reference(self, case: Case) -> Judgement:
+        """Run the kernel on ``case`` and judge it against the dense reference."""
+        from harness.execute import execute
+        from harness.reference import evaluate
+
+        call, observation = execute(self.op, self.kernel, case, self.device)
+        truths = evaluate(self.op, self.kernel, case, call.tensors)
+        return judge(self.op, observation, truths)
+
+    def each(self, probes: Mapping[str, Callable[[], str]]) -> None:
+        """Run every named probe; one that returns words or raises AssertionError has failed.
+
+        With ``--case`` only the probe of that id runs. All probes run before the first failure is
+        reported. Raises NothingChecked without a probe.
+        """
+        self._each({f"{self.kernel.name}/probe={name}": run for name, run in probes.items()})
+
+    def each_case(self, cases: list[Case], check: Callable[[Case], str]) -> None:
+        """Check every case of a fixed list, as ``each`` does with probes."""
+        self._each({case.id: partial(check, case) for case in cases})
+
+    def _each(self, ids: Mapping[str, Callable[[], str]]) -> None:
+        if self.settings.only is not None:
+            ids = {key: probe for key, probe in ids.items() if key == self.settings.only}
+        self._refuse_empty(len(ids))
+        failures = {}
+        for case_id, probe in ids.items():
+            self._count("cases")
+            self.progress(f"{self.cell} {self.figures['cases']} of {len(ids)} probes")
+            if words := _words_of(probe):
+                failures[case_id] = words
+        if failures:
+            first = next(iter(failures))
+            self.figures["failed_probes"] = len(failures)
+            self.fail([f"{key}: {words}" for key, words in failures.items()], first)
+
+    def fail(self, problems: list[str] | tuple[str, ...], case_id: str = "") -> None:
+        """Fail the check; raises ParityFailure with the whole report."""
+        self.case = case_id
+        kind = f"{self.cell.kernel} on {self.cell.arch}, {self.cell.layer} ({self.cell.evidence})"
+        lines = [f"{kind}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"]
+        if case_id:
+            lines += [f"  case       {case_id}", f"  reproduce  {self.reproduce(case_id)}"]
+        raise ParityFailure("\n".join([*lines, *(f"  - {problem}" for problem in problems)]))
+
+    def _count(self, figure: str) -> None:
+        self.figures[figure] = Counter(self.figures)[figure] + 1  # type: ignore[arg-type]
+
+    def _refuse_empty(self, found: int | None = None) -> None:
+        if not (self.figures.get("cases") if found is None else found):
+            msg = f"{self.cell}: no case was checked; --case={self.settings.only!r} names none here"
+            raise NothingChecked(msg)
+
+
+def _words_of(probe: Callable[[], str]) -> str:
+    """What a probe says; a crash is a finding about its own case and leaves the others to run."""
+    try:
+        return probe()
+    except Exception as error:  # noqa: BLE001 - reported as the probe's failure
+        *_, last = traceback.extract_tb(error.__traceback__)
+        return f"raised {type(error).__name__}: {error} ({last.filename}:{last.lineno})"

@@ -1,0 +1,112 @@
+"""The compile layer: machine code of every configuration for an arch, inspected, with no GPU."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from harness import arch as arches
+from harness import device as devices
+from harness.case import DEFAULT, Case
+from harness.execute import build
+from harness.launches import capture_launches
+from harness.probes import base_case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.declare import Kernel, Op
+    from harness.launches import Launch
+    from harness.triton_aot import Artifact
+
+ALIGNED: Final = 256  # divisible by every tile and by 16: the specialisation of ordinary sizes
+
+
+class NothingLaunched(RuntimeError):
+    """A kernel launched nothing on a legal case, so there is nothing to compile."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one case launches on an arch, as machine code."""
+
+    case: Case
+    artifacts: tuple[Artifact, ...]
+
+
+def representative(op: Op, kernel: Kernel) -> Iterator[Case]:
+    """Every configuration in every dtype at aligned sizes; the default once more at ragged sizes
+    and once for every value of every parameter."""
+    aligned = tuple(
+        (axis, min(size.max, max(size.smallest, ALIGNED // size.multiple_of * size.multiple_of)))
+        for axis, size in op.domain.sizes.items()
+    )
+    for dtype in op.dtypes:
+        base = base_case(op, kernel, dtype)
+        for config in (DEFAULT, *kernel.configs):
+            yield _with(base, sizes=aligned, config=config)
+    ragged = base_case(op, kernel)
+    yield ragged
+    for name, labels in op.params.items():
+        for label in list(labels)[1:]:
+            params = tuple((n, label if n == name else old) for n, old in ragged.params)
+            yield _with(ragged, sizes=aligned, params=params)
+
+
+def compile_case(op: Op, kernel: Kernel, case: Case, arch: str) -> Compiled:
+    """Compile for ``arch`` all that ``case`` would launch there.
+
+    Raises NothingLaunched, CompileFailed with the compiler's message, or UnsupportedArch.
+    """
+    from harness.triton_aot import compile_launch
+
+    launches = _launches(op, kernel, case, arch)
+    return Compiled(case, tuple(compile_launch(launch, arch) for launch in launches))
+
+
+def problems(kernel: Kernel, compiled: Compiled, arch: str) -> list[str]:
+    """What is wrong with the machine code: undeclared spills, expected instructions missing."""
+    found = [
+        f"{a.kernel}: {a.spill_stores} stores and {a.spill_loads} loads of spilled registers"
+        for a in compiled.artifacts
+        if a.spills and not any(arches.admits(claim, arch) for claim in kernel.spills)
+    ]
+    for claim, pattern in kernel.instructions.items():
+        if arches.admits(claim, arch) and not any(a.find(pattern) for a in compiled.artifacts):
+            names = ", ".join(a.kernel for a in compiled.artifacts)
+            found.append(f"no instruction of {names} matches {pattern!r}, expected on {claim}")
+    return found
+
+
+def figures(compiled: list[Compiled]) -> dict[str, object]:
+    """The worst of what the machine code needs, and which matrix instructions are in it."""
+    artifacts = [artifact for each in compiled for artifact in each.artifacts]
+    return {
+        "cases": len(compiled),
+        "max_registers": max(a.registers for a in artifacts),
+        "max_shared_bytes": max(a.shared_bytes for a in artifacts),
+        "spills": sum(a.spill_stores + a.spill_loads for a in artifacts),
+        "matrix_instructions": sorted({op for a in artifacts for op in _matrix(a)}),
+    }
+
+
+def _matrix(artifact: Artifact) -> set[str]:
+    lines = artifact.find(r"\b(HMMA|IMMA|QMMA|OMMA|HGMMA|IGMMA|QGMMA|UTC\w*MMA)\b")
+    return {match[0] for line in lines if (match := re.search(r"\b\w*MMA[\w.]*", line))}
+
+
+def _launches(op: Op, kernel: Kernel, case: Case, arch: str) -> list[Launch]:
+    call = build(op, case, torch.device("cpu"))
+    with torch.no_grad(), devices.pretend(arch), capture_launches() as launches:
+        kernel.function(**call.arguments)
+    if not launches:
+        msg = f"{kernel.name} launched nothing for {case.id}; is it a kernel, or a fallback?"
+        raise NothingLaunched(msg)
+    return launches
+
+
+def _with(case: Case, **changes: object) -> Case:
+    return Case(**{**case.__dict__, **changes})  # type: ignore[arg-type]

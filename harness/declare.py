@@ -1,0 +1,287 @@
+"""Declarations: one decorator per op (its contract) and one per kernel (an implementation of it)."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from harness import arch as arches
+from harness import expression, registry
+from harness.domain import Domain, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+
+    from harness.budget import Term
+
+    DtypeRule = str | Callable[[torch.dtype, Mapping[str, object]], torch.dtype]
+
+Function = TypeVar("Function", bound="Callable[..., object]")
+Backend = Literal["triton", "cuda", "cutedsl"]
+BACKENDS: Final = ("triton", "cuda", "cutedsl")
+ACCUMULATIONS: Final = ("fp32", "tensor_core")
+ROLES: Final = ("data", "weight", "scale", "code")
+
+
+class InvalidDeclaration(ValueError):
+    """A declaration that contradicts itself or its function's signature."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input: its shape over axes, its dtype if fixed, its role, its group if optional."""
+
+    shape: tuple[str, ...]
+    dtype: str | None = None
+    role: str = "data"
+    optional: str | None = None
+
+    def dims(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The concrete shape at ``sizes``."""
+        return tuple(expression.evaluate(word, sizes) for word in self.shape)
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output: its shape, its dtype rule, whether bytes must equal, what its sums run over."""
+
+    shape: tuple[str, ...]
+    dtype: DtypeRule | None = None
+    exact: bool = False
+    sums_over: str | None = None
+
+    def dims(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The concrete shape at ``sizes``."""
+        return tuple(expression.evaluate(word, sizes) for word in self.shape)
+
+
+@dataclass(frozen=True)
+class Op:
+    """A mathematical contract; ``reference`` computes it densely in float64."""
+
+    name: str
+    reference: Callable[..., object]
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, OutputSpec]
+    domain: Domain
+    dtypes: tuple[str, ...]
+    params: Mapping[str, Mapping[str, object]]
+    terms: tuple[Term, ...]
+    excludes: Mapping[str, str]
+    refuses: Mapping[str, tuple[object, ...]]
+    place: str
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The optional groups of inputs, in order of appearance."""
+        return tuple(dict.fromkeys(s.optional for s in self.inputs.values() if s.optional))
+
+    def param_values(self, labels: Mapping[str, str]) -> dict[str, object]:
+        """Values of the parameters from the labels that a case carries."""
+        return {name: self.params[name][label] for name, label in labels.items()}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation of an op on one backend, for the archs that ``arch`` claims."""
+
+    name: str
+    op: str
+    backend: str
+    arch: str
+    function: Callable[..., object]
+    torch_op: str | None
+    configs: tuple[str, ...]
+    accumulates: str
+    layouts: tuple[str, ...]
+    instructions: Mapping[str, str]
+    spills: Mapping[str, str]
+    emulated: bool
+    place: str
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        """The known archs that the kernel claims."""
+        return arches.claimed(self.arch)
+
+
+def size(min: int, max: int, *, multiple_of: int = 1) -> Size:  # noqa: A002 - the words users say
+    """Legal sizes of an axis; raises InvalidDomain if there is none."""
+    return Size(min, max, multiple_of)
+
+
+def tensor(
+    shape: str, *, dtype: str | None = None, role: str = "data", optional: str | None = None
+) -> TensorSpec:
+    """An input over axes, e.g. ``tensor("k//64 m", role="scale")``.
+
+    ``dtype=None`` is the case's dtype. ``role`` says what values make sense: ``data`` and
+    ``weight`` take every value family, ``scale`` is positive, ``code`` is any byte. Inputs with
+    the same ``optional`` word are left out (None) together in some cases.
+    """
+    if role not in ROLES:
+        msg = f"role={role!r} is unknown; roles: {', '.join(ROLES)}"
+        raise InvalidDeclaration(msg)
+    return TensorSpec(tuple(shape.split()), dtype, role, optional)
+
+
+def output(
+    shape: str,
+    *,
+    dtype: DtypeRule | None = None,
+    exact: bool = False,
+    sums_over: str | None = None,
+) -> OutputSpec:
+    """An output over axes; ``dtype`` is a name, a rule of (case dtype, params), or the case's.
+
+    ``exact`` asks for equal bytes. ``sums_over`` names the axes (a product, ``"k r"``) over which
+    each element sums, for the error budget; None means pointwise.
+    """
+    return OutputSpec(tuple(shape.split()), dtype, exact, sums_over)
+
+
+def op(
+    *,
+    inputs: Mapping[str, str | TensorSpec],
+    outputs: Mapping[str, str | OutputSpec],
+    domain: Mapping[str, Size],
+    dtypes: Sequence[str],
+    couplings: Sequence[str] = (),
+    sums_over: str | None = None,
+    params: Mapping[str, Sequence[object] | Mapping[str, object]] | None = None,
+    terms: Sequence[Term] = (),
+    excludes: Mapping[str, str] | None = None,
+    refuses: Mapping[str, Sequence[object]] | None = None,
+) -> Callable[[Function], Function]:
+    """Declare the function below as the dense reference of the op of its name.
+
+    The reference takes float64 tensors (integer tensors stay as they are) and parameters by
+    keyword; a parameter called ``dtype`` receives the case's dtype. It returns one tensor or a
+    mapping by output name, each a tensor or an ``Expected``. ``excludes`` maps a value family for
+    which the contract says nothing to the reason; ``refuses`` maps a parameter to values that
+    every kernel must refuse. Raises InvalidDeclaration.
+    """
+
+    def declare(function: Function) -> Function:
+        specs = {k: tensor(v) if isinstance(v, str) else v for k, v in inputs.items()}
+        outs = {
+            k: output(v, sums_over=sums_over) if isinstance(v, str) else v
+            for k, v in outputs.items()
+        }
+        declared = Op(
+            name=function.__name__,
+            reference=function,
+            inputs=specs,
+            outputs=outs,
+            domain=Domain(dict(domain), tuple(couplings)),
+            dtypes=tuple(dtypes),
+            params={k: _labelled(v) for k, v in (params or {}).items()},
+            terms=tuple(terms),
+            excludes=dict(excludes or {}),
+            refuses={k: tuple(v) for k, v in (refuses or {}).items()},
+            place=_place(function),
+        )
+        _check_op(declared)
+        registry.add_op(declared)
+        return function
+
+    return declare
+
+
+def kernel(
+    op: str,
+    *,
+    backend: str,
+    arch: str,
+    torch_op: str | None = None,
+    configs: Sequence[str] = (),
+    accumulates: str = "fp32",
+    layouts: Sequence[str] = ("contiguous",),
+    instructions: Mapping[str, str] | None = None,
+    spills: Mapping[str, str] | None = None,
+    emulated: bool = True,
+    variant: str | None = None,
+) -> Callable[[Function], Function]:
+    """Declare a public host function as a kernel of ``op``; the function itself is unchanged.
+
+    ``torch_op`` is its ``torch.library`` name (``ns::name``), needed by the fake_shape layer.
+    ``configs`` are the tilings it accepts as ``config="name"``; every one is checked, and None
+    beside them. ``layouts`` must be handled; any other is refused or handled, never silently
+    wrong. ``instructions`` maps a claim to a regular expression that the machine code must
+    match; ``spills`` maps a claim to the reason why spills are accepted there. ``emulated=False``
+    says that it cannot run without a GPU. Raises InvalidDeclaration, InvalidClaim, or
+    DuplicateDeclaration naming both places.
+    """
+    for what, value, known in (
+        ("backend", backend, BACKENDS),
+        ("accumulates", accumulates, ACCUMULATIONS),
+    ):
+        if value not in known:
+            msg = f"{what}={value!r} of a kernel of {op!r} is unknown; use {', '.join(known)}"
+            raise InvalidDeclaration(msg)
+    arches.claimed(arch)
+
+    def declare(function: Function) -> Function:
+        declared = Kernel(
+            name=".".join(part for part in (op, backend, variant) if part),
+            op=op,
+            backend=backend,
+            arch=arch,
+            function=function,
+            torch_op=torch_op,
+            configs=tuple(configs),
+            accumulates=accumulates,
+            layouts=tuple(layouts),
+            instructions=dict(instructions or {}),
+            spills=dict(spills or {}),
+            emulated=emulated,
+            place=_place(function),
+        )
+        _check_kernel(declared)
+        registry.add_kernel(declared)
+        return function
+
+    return declare
+
+
+def _place(function: Callable[..., object]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+
+def _labelled(values: Sequence[object] | Mapping[str, object]) -> dict[str, object]:
+    if hasattr(values, "items"):
+        return dict(values.items())
+    return {str(value): value for value in values}
+
+
+def _check_op(op: Op) -> None:
+    known = set(op.domain.sizes)
+    for name, spec in (*op.inputs.items(), *op.outputs.items()):
+        used = frozenset[str]().union(*(expression.axes(word) for word in spec.shape))
+        if unknown := used - known:
+            msg = f"{op.name}: {name} uses axes {sorted(unknown)}; the domain has {sorted(known)}"
+            raise InvalidDeclaration(msg)
+    accepted = inspect.signature(op.reference).parameters
+    if missing := {*op.inputs, *op.params} - set(accepted):
+        msg = f"{op.name}: the reference at {op.place} takes {list(accepted)}, not {sorted(missing)}"
+        raise InvalidDeclaration(msg)
+    if not op.dtypes:
+        msg = f"{op.name}: dtypes=() leaves no case; name at least one dtype"
+        raise InvalidDeclaration(msg)
+
+
+def _check_kernel(kernel: Kernel) -> None:
+    if kernel.torch_op is not None and "::" not in kernel.torch_op:
+        msg = f"torch_op={kernel.torch_op!r} of {kernel.name} is not of the form 'namespace::name'"
+        raise InvalidDeclaration(msg)
+    accepted = inspect.signature(kernel.function).parameters
+    if kernel.configs and "config" not in accepted:
+        msg = (
+            f"{kernel.name} declares configs={kernel.configs!r} but {kernel.place} has no parameter "
+            f"'config'; add `config: str | None = None` or drop configs"
+        )
+        raise InvalidDeclaration(msg)

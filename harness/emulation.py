@@ -1,0 +1,62 @@
+"""Within a scope, Triton kernels run on CPU tensors, and round as the GPU does."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Final
+
+from harness import launches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["NotEmulated", "emulate", "is_active"]
+
+_scopes: Final[list[bool]] = []  # the open ones; the process's, as Triton's own state is
+
+
+class NotEmulated(NotImplementedError):
+    """A kernel uses what only a GPU can do: inline PTX, an unknown library function, Gluon."""
+
+    def __init__(self, kernel: str, why: str) -> None:
+        super().__init__(f"{kernel} cannot be emulated: {why}")
+        self.kernel = kernel
+        self.why = why
+
+
+def is_active() -> bool:
+    """Whether this process is within an `emulate` scope."""
+    return bool(_scopes)
+
+
+@contextlib.contextmanager
+def emulate(*, check_overflow: bool = False) -> Iterator[None]:
+    """Run the Triton launches of the scope on the CPU, in Triton's interpreter, made faithful.
+
+    A launch with a CUDA tensor among its arguments runs on its GPU as ever. The kernels are the
+    same ``JITFunction`` objects, untouched: they can be compiled before, during and after.
+
+    Faithful: conversions between formats (one rounding, ties to even, or toward zero where the
+    kernel says so), arithmetic in bfloat16 and float16 (every operation rounded), the types of
+    scalar arguments, TF32 operands, the limits of a grid. Not imitated: the order of sums, the
+    truncation inside tensor cores and the error of approximate functions, all of which differ
+    between GPUs. Programs run one after another, so nothing is learnt about races between them.
+
+    Autotuned kernels take their first config (see `harness.launches.capture_launches`).
+
+    Args:
+        check_overflow: let integer arithmetic of 32 bits and fewer that overflows raise, where a
+            GPU wraps around.
+
+    Raises:
+        NotEmulated: from a launch, naming the kernel and what it uses.
+    """
+    from harness._emulated_launch import execute
+
+    with launches.executing(functools.partial(execute, check_overflow=check_overflow)):
+        _scopes.append(True)
+        try:
+            yield
+        finally:
+            _scopes.pop()

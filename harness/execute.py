@@ -1,0 +1,139 @@
+"""Execution of one kernel on one case, in guarded and poisoned memory; what happened, classified."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness import device as devices
+from harness.buffers import POISONS, Guarded, PoisonedAllocations, guard_input
+from harness.case import DEFAULT
+from harness.emulation import emulate
+from harness.launches import record_launches
+from harness.reference import dtype_of
+from harness.values import make
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.case import Case
+    from harness.declare import Kernel, Op
+    from harness.launches import Launch
+
+REFUSALS = (TypeError, ValueError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a call did: outputs by name or the exception, its launches, and damage to memory."""
+
+    outputs: Mapping[str, Tensor]
+    error: Exception | None
+    launches: tuple[Launch, ...]
+    damage: str
+    poison: str
+
+    @property
+    def refused(self) -> bool:
+        """Whether the call raised as a refusal must: a right type, before any launch."""
+        return isinstance(self.error, REFUSALS) and not self.launches
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of one call: guarded inputs by name (None where left out) and the rest."""
+
+    inputs: Mapping[str, Guarded | None]
+    keywords: Mapping[str, object]
+
+    @property
+    def tensors(self) -> dict[str, Tensor | None]:
+        """The inputs as the kernel gets them."""
+        return {name: g.tensor if g else None for name, g in self.inputs.items()}
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """All arguments by name; a keyword replaces an input of its name."""
+        return {**self.tensors, **self.keywords}
+
+
+def generator(case: Case, name: str) -> torch.Generator:
+    """The generator of one input: from the case's seed and the input's name, nothing else."""
+    digest = hashlib.blake2b(f"{case.seed}/{name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def build(op: Op, case: Case, device: torch.device) -> Call:
+    """The arguments of ``case``; the first input takes the case's layout."""
+    inputs: dict[str, Guarded | None] = {}
+    first = next(iter(op.inputs))
+    for name, spec in op.inputs.items():
+        if spec.optional in case.without:
+            inputs[name] = None
+            continue
+        dtype = dtype_of(spec.dtype or case.dtype)
+        values = make(
+            spec.role, case.values, spec.dims(case.size_of), dtype, generator(case, name)
+        )
+        layout = case.layout if name == first else "contiguous"
+        inputs[name] = guard_input(name, values, layout, device)
+    config = {} if case.config == DEFAULT else {"config": case.config}
+    return Call(inputs, {**op.param_values(dict(case.params)), **config})
+
+
+def execute(op: Op, kernel: Kernel, case: Case, device: torch.device) -> tuple[Call, Observation]:
+    """Run ``kernel`` on ``case`` on ``device``; the CPU means emulation. Never raises for it."""
+    call = build(op, case, device)
+    poison = POISONS[case.seed % len(POISONS)]
+    return call, observe(op, kernel, call, device, poison=poison)
+
+
+def observe(
+    op: Op, kernel: Kernel, call: Call, device: torch.device, *, poison: str = POISONS[0]
+) -> Observation:
+    """Call the kernel in poisoned memory; check guards and inputs afterwards."""
+    outputs: dict[str, Tensor] = {}
+    error: Exception | None = None
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if device.type == "cpu":
+            stack.enter_context(emulate())
+        launches = stack.enter_context(record_launches())
+        memory = stack.enter_context(PoisonedAllocations(device, poison))
+        try:
+            outputs = name_outputs(op, kernel.function(**call.arguments))
+            devices.synchronize(device)
+        except Exception as raised:  # noqa: BLE001 - classified by the caller, never swallowed
+            error = raised
+    damage = [g.stray_writes() for g in call.inputs.values() if g is not None]
+    found = next((words for words in (*damage, memory.stray_writes()) if words), "")
+    return Observation(outputs, error, tuple(launches), found, poison)
+
+
+def name_outputs(op: Op, result: object) -> dict[str, Tensor]:
+    """The tensors that a kernel returned, by the op's output names; raises TypeError otherwise."""
+    values = tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    if len(values) != len(op.outputs) or not all(isinstance(v, Tensor) for v in values):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        msg = f"the kernel returned ({kinds}); {op.name} has the outputs {list(op.outputs)}"
+        raise ReturnedWrongKind(msg)
+    return dict(zip(op.outputs, values, strict=True))
+
+
+class ReturnedWrongKind(RuntimeError):
+    """A kernel returned another number of values than its op has outputs, or no tensors."""
+
+
+def source_hash(kernel: Kernel) -> str:
+    """A hash of the source file that defines the kernel, 16 hexadecimal digits."""
+    path = inspect.getsourcefile(inspect.unwrap(kernel.function))
+    if path is None:
+        return "unknown"
+    with open(path, "rb") as file:  # noqa: PTH123 - read once, no path arithmetic
+        return hashlib.blake2b(file.read(), digest_size=8).hexdigest()

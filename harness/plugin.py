@@ -1,0 +1,398 @@
+"""The pytest plugin: options, cells as parameters, honest skips, records, the verdict table.
+
+It imports neither torch nor Hypothesis before a suite asks for cells.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from harness.arch import ARCHES, CPU
+from harness.cells import Cell, Evidence, Layer, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from harness.check import Check, Settings
+    from harness.record import Record
+
+_ARCH_WORDS: Final = {CPU: "cells that run without a GPU", **dict.fromkeys(ARCHES, "cells of that arch")}
+_RECORD: Final = "kernel_parity_record"
+_INVENTORY: Final = "kernel_parity_inventory"
+_PROGRESS_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parameter of one test item: a cell, and a dtype where the test asks for one."""
+
+    cell: Cell
+    dtype: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The item's id, e.g. ``rms_norm.triton-sm90-bfloat16``."""
+        return "-".join(part for part in (self.cell.kernel, self.cell.arch, self.dtype) if part)
+
+
+@dataclass
+class Run:
+    """What the plugin keeps for one pytest session."""
+
+    started: float = field(default_factory=time.monotonic)
+    loaded: bool = False
+    records: list[Record] = field(default_factory=list)
+    inventory: dict[Cell, None] = field(default_factory=dict)  # an ordered set
+    last_progress: float = 0.0
+
+
+RUN: Final = pytest.StashKey[Run]()
+CHECK: Final = pytest.StashKey["Check"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the group ``kernel-parity`` and the ini value ``parity_declare``."""
+    group = parser.getgroup("kernel-parity", "parity of migrated GPU kernels")
+    add = group.addoption
+    add("--declare", action="append", default=[], metavar="TARGET",
+        help="package, module or .py file that declares ops and kernels; may be given again")
+    add("--kernel", action="append", default=[], metavar="NAME", help="only cells of this kernel")
+    add("--op", action="append", default=[], metavar="NAME", help="only cells of this op")
+    add("--layer", action="append", default=[], metavar="NAME", choices=[str(v) for v in Layer],
+        help="only cells of this layer: %(choices)s")
+    add("--case", metavar="ID", help="check this one case or probe, as a failure prints it")
+    add("--cases", type=_positive, metavar="N",
+        help="generated cases per kernel, arch and dtype (default 24 emulated, 160 on a device)")
+    add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
+    add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
+    add("--e2e-model", type=Path, metavar="DIR", help="folder of the end-to-end model's files")
+    parser.addini("parity_declare", "packages or files that declare ops and kernels", "args", [])
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        msg = f"--cases={text!r} is not a whole number of at least 1"
+        raise pytest.UsageError(msg)
+    return int(text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers; refuse ``-m`` with a marker that nobody registered."""
+    add = config.addinivalue_line
+    for layer in Layer:
+        add("markers", f"{layer}: checks of the layer {layer}")
+    for arch, words in _ARCH_WORDS.items():
+        add("markers", f"{arch}: {words}")
+    add("markers", "parity(layer, by=None): a test over the cells of a layer, by='dtype' for each")
+    config.stash[RUN] = Run()
+    _check_marker_expression(config)
+    if config.option.records and not hasattr(config, "workerinput"):
+        config.option.records.parent.mkdir(parents=True, exist_ok=True)
+        config.option.records.write_text("", encoding="utf-8")
+
+
+def _check_marker_expression(config: pytest.Config) -> None:
+    known = {line.partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")}
+    words = set(re.findall(r"\b[A-Za-z_]\w*", re.sub(r"\([^()]*=[^()]*\)", "", config.option.markexpr)))
+    if unknown := sorted(words - known - {"and", "or", "not", "True", "False"}):
+        ours = ", ".join([*(str(layer) for layer in Layer), *_ARCH_WORDS])
+        msg = f"-m {config.option.markexpr!r}: no marker {unknown[0]!r} is registered; among them: {ours}"
+        raise pytest.UsageError(msg)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The run's seed and the installed versions."""
+    from harness.record import versions
+
+    found = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"kernel-parity: seed {config.option.parity_seed}, {found}"
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """The device of the run, once cells are known to be there."""
+    cells = [item for item in items if _request(item)]
+    if not cells:
+        return []
+    from harness.device import present_archs
+
+    archs = ", ".join(present_archs()) or "none: cells that need a GPU are skipped and counted"
+    return [f"kernel-parity: {len(cells)} checks, GPU archs here: {archs}"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test marked ``parity(layer=...)`` every cell of its layer."""
+    marker = metafunc.definition.get_closest_marker("parity")
+    if "parity" not in metafunc.fixturenames or marker is None:
+        return
+    _load(metafunc.config)
+    layer, by = Layer(marker.kwargs["layer"]), marker.kwargs.get("by")
+    requests = list(_requests(metafunc.config, layer, by))
+    parameters = [
+        pytest.param(r, id=r.id, marks=[getattr(pytest.mark, layer.value), getattr(pytest.mark, r.cell.arch)])
+        for r in requests
+    ]
+    metafunc.parametrize("parity", parameters or [pytest.param(None, id="none")], indirect=True)
+
+
+def _requests(config: pytest.Config, layer: Layer, by: str | None) -> Iterator[Request]:
+    from harness import registry
+
+    for cell in config.stash[RUN].inventory:
+        if cell.layer is not layer:
+            continue
+        op = registry.op(registry.kernel(cell.kernel).op)
+        for dtype in op.dtypes if by == "dtype" else (None,):
+            yield Request(cell, dtype)
+
+
+def _load(config: pytest.Config) -> None:
+    run = config.stash[RUN]
+    if run.loaded:
+        return
+    from harness import registry
+    from harness.cells import inventory
+
+    try:
+        registry.load_all([*config.getini("parity_declare"), *config.option.declare])
+        run.inventory.update(dict.fromkeys(inventory(registry.kernels(), registry.subjects())))
+        _check_filters(config)
+    except (LookupError, ValueError, ImportError) as error:
+        # A usage error raised while collecting would print as a crash of the plugin.
+        pytest.exit(f"kernel-parity: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+    run.loaded = True
+
+
+def _check_filters(config: pytest.Config) -> None:
+    from harness import registry
+    from harness.case import kernel_of
+
+    for name in config.option.kernel:
+        registry.kernel(name)
+    for name in config.option.op:
+        registry.op(name)
+    if config.option.case:
+        registry.kernel(kernel_of(config.option.case))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Apply ``--kernel``, ``--op``, ``--layer`` and ``--case``; layers in their order."""
+    dropped = [item for item in items if not _wanted(config, item)]
+    if dropped:
+        config.hook.pytest_deselected(items=[i for i in dropped if _request(i) or not _is_ours(i)])
+        gone = set(map(id, dropped))
+        items[:] = [item for item in items if id(item) not in gone]
+    if config.option.case and not items:
+        msg = f"--case={config.option.case!r} belongs to none of the selected tests"
+        raise pytest.UsageError(msg)
+
+
+def _wanted(config: pytest.Config, item: pytest.Item) -> bool:
+    option = config.option
+    filters = option.kernel or option.op or option.layer or option.case
+    request = _request(item)
+    if request is None:
+        return not _is_ours(item) and not filters
+    from harness import registry
+    from harness.case import kernel_of
+
+    kernel = registry.kernel(request.cell.kernel)
+    return (
+        (not option.kernel or kernel.name in option.kernel)
+        and (not option.op or kernel.op in option.op)
+        and (not option.layer or request.cell.layer in option.layer)
+        and (not option.case or (kernel_of(option.case) == kernel.name and _has(option.case, request)))
+    )
+
+
+def _has(case_id: str, request: Request) -> bool:
+    if "/probe=" in case_id:
+        return request.dtype is None
+    return request.dtype is not None and f"dtype={request.dtype}," in case_id
+
+
+def _is_ours(item: pytest.Item) -> bool:
+    return "parity" in getattr(item, "fixturenames", ())
+
+
+def _request(item: pytest.Item) -> Request | None:
+    callspec = getattr(item, "callspec", None)
+    found = callspec.params.get("parity") if callspec else None
+    return found if isinstance(found, Request) else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs an arch that is not here, with the reason."""
+    request = _request(item)
+    if request is None or not request.cell.needs_device:
+        return
+    from harness.device import present_archs
+
+    here = present_archs()
+    if request.cell.arch not in here:
+        machine = ", ".join(here) or "no GPU"
+        pytest.skip(f"{request.cell.arch} is not on this machine, which has {machine}")
+
+
+@pytest.fixture
+def parity(request: pytest.FixtureRequest) -> Check:
+    """The check of one cell: its kernel, op and device, and how to search for a failing case."""
+    from harness.check import Check
+
+    wanted: Request = request.param
+    check = Check(
+        cell=wanted.cell,
+        dtype=wanted.dtype,
+        settings=_settings(request.config),
+        reproduce=lambda case: _reproduction(request.node, wanted, case),
+        progress=lambda words: _show_progress(request.config, words),
+    )
+    request.node.stash[CHECK] = check
+    return check
+
+
+def _settings(config: pytest.Config) -> Settings:
+    from harness.check import Settings
+
+    return Settings(
+        seed=config.option.parity_seed,
+        cases=config.option.cases,
+        database=config.rootpath / ".hypothesis" / "kernel-parity",
+        only=config.option.case,
+        e2e_model=config.option.e2e_model,
+    )
+
+
+def _reproduction(item: pytest.Item, request: Request, case: str) -> str:
+    try:
+        where = item.path.relative_to(item.config.invocation_params.dir).as_posix()
+    except ValueError:
+        where = f"--pyargs {item.getparent(pytest.Module).obj.__name__}"  # type: ignore[union-attr]
+    declare = [f"--declare={target}" for target in item.config.option.declare]
+    words = [*declare, "-m", request.cell.arch, "--case", case]
+    return f"pytest {where} {shlex.join(words)}"
+
+
+def _show_progress(config: pytest.Config, words: str) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    run, now = config.stash[RUN], time.monotonic()
+    if reporter is None or not reporter.isatty or now - run.last_progress < _PROGRESS_SECONDS:
+        return
+    run.last_progress = now
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        reporter.rewrite(f"  {words}", erase=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shorten a parity failure to its report, and attach the record of the check."""
+    report = yield
+    request = _request(item)
+    if request is None:
+        return report
+    from harness.judge import ParityFailure
+
+    if call.excinfo is not None and isinstance(call.excinfo.value, ParityFailure):
+        report.longrepr = str(call.excinfo.value)
+        report.sections = []  # what compilers log while tracing buries the report
+    if report.when == "call" or not report.passed:
+        report.user_properties.append((_RECORD, _record(item, request, report).to_json()))
+    return report
+
+
+def _record(item: pytest.Item, request: Request, report: pytest.TestReport) -> Record:
+    from harness import record, registry
+    from harness.device import describe
+    from harness.execute import source_hash
+
+    check = item.stash.get(CHECK, None)
+    ran = check is not None and not report.skipped
+    return record.Record(
+        kernel=request.cell.kernel,
+        arch=request.cell.arch,
+        layer=request.cell.layer,
+        check=item.name if request.dtype is None else f"{getattr(item, 'originalname', '')}[{request.dtype}]",
+        verdict=Verdict(report.outcome),
+        evidence=request.cell.evidence if ran else Evidence.NONE,
+        figures=dict(check.figures) if check else {},
+        case=check.case if check else "",
+        message=_words(report),
+        seed=item.config.option.parity_seed,
+        source=source_hash(registry.kernel(request.cell.kernel)),
+        versions=record.versions(),
+        device=describe(check.device) if check and (ran and request.cell.needs_device) else {},
+        seconds=round(report.duration, 3),
+    )
+
+
+def _words(report: pytest.TestReport) -> str:
+    if report.passed:
+        return ""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return str(report.longreprtext)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Collect records where reports come together: in the only process, or xdist's controller."""
+    if not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(_Collector(session.config), "kernel-parity-collector")
+
+
+class _Collector:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from harness import record
+
+        for name, value in report.user_properties:
+            if name != _RECORD:
+                continue
+            self._config.stash[RUN].records.append(record.from_json(str(value)))
+            if self._config.option.records:
+                with self._config.option.records.open("a", encoding="utf-8") as file:
+                    file.write(f"{value}\n")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object, error: object) -> None:
+        output = getattr(node, "workeroutput", {})
+        cells = (Cell(k, a, Layer(v)) for k, a, v in output.get(_INVENTORY, ()))
+        self._config.stash[RUN].inventory.update(dict.fromkeys(cells))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send the inventory from an xdist worker to the controller, which collects no tests."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        cells = session.config.stash[RUN].inventory
+        output[_INVENTORY] = [(cell.kernel, cell.arch, str(cell.layer)) for cell in cells]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Write the verdict table and the totals."""
+    from harness import table
+
+    run = config.stash[RUN]
+    if not run.records:
+        return
+    results = table.verdicts(run.inventory, run.records)
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
+    terminalreporter.section("kernel-parity verdicts")
+    for line in table.lines(results, unicode=unicode):
+        for segment in line:
+            markup = {segment.colour: True} if segment.colour else {}
+            terminalreporter.write(segment.text, **markup)
+        terminalreporter.write("\n")
+    terminalreporter.write_line(table.totals(results))

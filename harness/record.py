@@ -1,0 +1,91 @@
+"""Records: one line of JSON for one check of a cell, with all that is needed to judge it later.
+
+The schema is documented in docs/records.md; ``SCHEMA`` changes whenever a field does.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Final
+
+from harness.cells import Cell, Evidence, Layer, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+SCHEMA: Final = 1
+
+
+class InvalidRecord(ValueError):
+    """A line that is no record, or of another schema; the message names file, line and field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The outcome of one check of one cell."""
+
+    kernel: str
+    arch: str
+    layer: str
+    check: str
+    verdict: str
+    evidence: str
+    figures: Mapping[str, object] = field(default_factory=dict)
+    case: str = ""
+    message: str = ""
+    seed: int = 0
+    source: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    schema: int = SCHEMA
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that was checked."""
+        return Cell(self.kernel, self.arch, Layer(self.layer))
+
+    def to_json(self) -> str:
+        """One line of JSON, keys sorted, no newline."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+
+
+def from_json(line: str, *, where: str = "record") -> Record:
+    """The record on ``line``; raises InvalidRecord, saying ``where`` it stands."""
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        msg = f"{where}: not JSON ({error}); the file is broken or was cut off while written"
+        raise InvalidRecord(msg) from error
+    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+        found = fields.get("schema") if isinstance(fields, dict) else fields
+        msg = f"{where}: schema={found!r}, this version reads {SCHEMA}; make the records again"
+        raise InvalidRecord(msg)
+    try:
+        record = Record(**fields)
+        Layer(record.layer), Verdict(record.verdict), Evidence(record.evidence)
+    except (TypeError, ValueError) as error:
+        msg = f"{where}: {error}; see docs/records.md for the fields"
+        raise InvalidRecord(msg) from error
+    return record
+
+
+def read(path: Path) -> Iterator[Record]:
+    """All records of a file; raises InvalidRecord for a broken line, OSError without the file."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            yield from_json(line, where=f"{path}:{number}")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a result depends on, without importing any of it."""
+    found = {}
+    for name in ("kernel-parity", "torch", "triton", "cuda-core", "nvidia-cutlass-dsl", "hypothesis"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

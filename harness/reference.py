@@ -1,0 +1,131 @@
+"""Evaluation of an op's dense reference on the very bits that a kernel was given."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness import expression
+from harness.budget import Budget, Expected
+from harness.compare import InvalidReference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.case import Case
+    from harness.declare import Kernel, Op, OutputSpec
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One output as the reference has it; ``budget`` is None where bytes must be equal."""
+
+    expected: Tensor
+    magnitude: Tensor
+    budget: Budget | None
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The torch dtype of that name; raises InvalidReference."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        msg = f"dtype={name!r} is no dtype of torch; e.g. 'float16', 'bfloat16', 'uint8'"
+        raise InvalidReference(msg)
+    return found
+
+
+def output_dtype(spec: OutputSpec, dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
+    """The dtype that an output must have in a case of ``dtype``."""
+    if spec.dtype is None:
+        return dtype
+    return dtype_of(spec.dtype) if isinstance(spec.dtype, str) else spec.dtype(dtype, params)
+
+
+def evaluate(
+    op: Op, kernel: Kernel, case: Case, inputs: Mapping[str, Tensor | None]
+) -> dict[str, Truth]:
+    """What each output must be, and its budget.
+
+    Raises InvalidReference if the reference returns another number of outputs, or a shape or dtype
+    that the declaration does not have.
+    """
+    dtype, params = dtype_of(case.dtype), op.param_values(dict(case.params))
+    raw = _call(op, inputs, params, dtype)
+    absolute: dict[str, object] | None = None
+    truths = {}
+    for name, spec in op.outputs.items():
+        value, target = raw[name], output_dtype(spec, dtype, params)
+        if not isinstance(value, Expected) and spec.sums_over and not spec.exact:
+            absolute = absolute or _call(op, _absolute(inputs), params, dtype)
+            value = Expected(_tensor(op, name, value), _tensor(op, name, absolute[name]))
+        truths[name] = _truth(op, kernel, case, name, value, target)
+    return truths
+
+
+def _truth(
+    op: Op, kernel: Kernel, case: Case, name: str, value: object, target: torch.dtype
+) -> Truth:
+    spec, sizes = op.outputs[name], case.size_of
+    if not isinstance(value, Expected):
+        plain = _tensor(op, name, value)
+        value = Expected(plain, plain.abs())
+    if tuple(value.value.shape) != spec.dims(sizes):
+        msg = (
+            f"the reference of {op.name} returned {name} of shape {tuple(value.value.shape)}; "
+            f"declared {' '.join(spec.shape)} = {spec.dims(sizes)} at {case.id}"
+        )
+        raise InvalidReference(msg)
+    if spec.exact:
+        return Truth(value.value.to(target), value.magnitude, None)
+    if value.value.dtype != torch.float64:
+        msg = f"the reference of {op.name} returned {name} as {value.value.dtype}; need float64"
+        raise InvalidReference(msg)
+    summed = math.prod(
+        expression.evaluate(word, sizes) for word in (spec.sums_over or "1").split()
+    )
+    tensor_core = kernel.accumulates == "tensor_core" and spec.sums_over is not None
+    budget = Budget(dtype=target, terms_summed=summed, tensor_core=tensor_core, terms=op.terms)
+    return Truth(value.value, value.magnitude, budget)
+
+
+def _call(
+    op: Op, inputs: Mapping[str, Tensor | None], params: Mapping[str, object], dtype: torch.dtype
+) -> dict[str, object]:
+    wide = {name: _widen(value) for name, value in inputs.items()}
+    wants_dtype = "dtype" in inspect.signature(op.reference).parameters
+    extra = {"dtype": dtype} if wants_dtype and "dtype" not in params else {}
+    result = op.reference(**wide, **params, **extra)
+    if isinstance(result, dict):
+        named = result
+    else:
+        values = result if isinstance(result, tuple) else (result,)
+        named = dict(zip(op.outputs, values, strict=False))
+        if len(values) != len(op.outputs):
+            named = {}
+    if set(named) != set(op.outputs):
+        msg = f"the reference of {op.name} returned {list(named)}; declared {list(op.outputs)}"
+        raise InvalidReference(msg)
+    return named
+
+
+def _widen(value: Tensor | None) -> Tensor | None:
+    return value.double() if value is not None and value.is_floating_point() else value
+
+
+def _absolute(inputs: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {
+        name: value.abs() if value is not None and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+
+
+def _tensor(op: Op, name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    msg = f"the reference of {op.name} returned {type(value).__name__} for {name}; need a tensor"
+    raise InvalidReference(msg)

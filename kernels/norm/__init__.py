@@ -1,0 +1,1 @@
+"""Normalisations, one backend a module."""

@@ -1,0 +1,62 @@
+"""Sets up each job on a fresh machine and runs it, with the versions of constraints.txt."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+RECORDS = Path("build", "records")
+
+
+def install(session: nox.Session, *requirements: str, groups: tuple[str, ...]) -> None:
+    """Install what a job needs at the pinned versions.
+
+    Bytecode is left to the first import: compiling all of torch takes longer than installing it.
+    """
+    session.install(
+        "--no-compile",
+        "--constraint=constraints.txt",
+        *requirements,
+        *nox.project.dependency_groups(PROJECT, *groups),
+    )
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Run every kernel through every layer; arguments go to pytest, such as --kernel NAME."""
+    install(session, "--editable=.[e2e]", groups=("tests",))
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    session.run(
+        *("python", "-m", "pytest"),
+        "--ignore=suites/meta",
+        f"--records={RECORDS / 'parity.jsonl'}",
+        *session.posargs,
+    )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all suites and the harness's own tests; arguments go to pytest."""
+    install(session, "--editable=.[e2e]", groups=("tests",))
+    session.run("python", "-m", "pytest", "--numprocesses=auto", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check rules, format and import contracts; `-- --fix` repairs what can be repaired."""
+    install(session, groups=("lint",))
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []))
+    session.run("ruff", "format", *([] if fix else ["--check"]))
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types in strict mode, tests included."""
+    install(session, *PROJECT["project"]["dependencies"], groups=("types",))
+    session.run("mypy", *session.posargs)

@@ -1,0 +1,30 @@
+"""The compile layer: machine code for every claimed arch, with the instructions it exists for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness import compilation
+from harness.triton_aot import CompileFailed
+
+if TYPE_CHECKING:
+    from harness.case import Case
+    from harness.check import Check
+
+
+@pytest.mark.parity(layer="compile")
+def test_compiles_to_the_expected_machine_code(parity: Check) -> None:
+    compiled: list[compilation.Compiled] = []
+
+    def check(case: Case) -> str:
+        try:
+            made = compilation.compile_case(parity.op, parity.kernel, case, parity.cell.arch)
+        except CompileFailed as error:
+            return str(error)
+        compiled.append(made)
+        return "; ".join(compilation.problems(parity.kernel, made, parity.cell.arch))
+
+    parity.each_case(list(compilation.representative(parity.op, parity.kernel)), check)
+    parity.figures |= compilation.figures(compiled)

@@ -1,0 +1,1 @@
+"""End to end: a real sentence encoder on real sentences, over the kernels under test."""

@@ -1,0 +1,1 @@
+"""The fake_shape layer."""

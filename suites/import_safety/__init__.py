@@ -1,0 +1,1 @@
+"""The import_safety layer."""

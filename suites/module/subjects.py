@@ -1,0 +1,124 @@
+"""The modules under test, each with a dense float64 twin made of the references."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor, nn
+
+from harness import Expected, Sample, subject
+from kernels.activation.module import SiluAndMul
+from kernels.norm.module import RMSNorm
+from kernels.svdq.linear import SVDQW4A4Linear
+from references.rms_norm import rms_norm
+from references.silu_and_mul import silu_and_mul
+from references.svdq_gemm import svdq_gemm_w4a4
+from references.svdq_quantize import svdq_quantize_w4a4_act_fuse_lora
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Relative L2 of one rounding to the dtype, measured on Gaussian data; a module may have twice it.
+ROUNDING: Final = {torch.float32: 3e-8, torch.float16: 2.1e-4, torch.bfloat16: 1.65e-3}
+ONE_ROUNDING: Final = "twice what one rounding of the result measures"
+HALVES: Final = ("float16", "bfloat16")
+SVDQ_OPS: Final = ("svdq_quantize_w4a4_act_fuse_lora", "svdq_gemm_w4a4")
+
+
+@subject(ops=("rms_norm",), dtypes=("float32", *HALVES))
+def norm(
+    *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Sample:
+    """RMSNorm of a batch of sequences."""
+    del backend
+    module = RMSNorm(96, dtype=dtype, device=device)
+    module.weight.copy_(1 + torch.randn(96, generator=generator) / 4)
+    x = torch.randn(2, 5, 96, generator=generator).to(device, dtype)
+
+    def dense(x: Tensor) -> Tensor:
+        return rms_norm(x.double().flatten(0, 1), module.weight.double(), 1e-6).reshape(x.shape)
+
+    return _sample(module, x, dense, ("weight",), extra=2e-7)
+
+
+@subject(ops=("silu_and_mul",), dtypes=("float32", *HALVES))
+def gated_activation(
+    *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Sample:
+    """SwiGLU's activation of a batch of sequences."""
+    del backend
+    x = torch.randn(2, 5, 96, generator=generator).to(device, dtype)
+
+    def dense(x: Tensor) -> Tensor:
+        return _value(silu_and_mul(x.double().flatten(0, 1))).reshape(2, 5, 48)
+
+    return _sample(SiluAndMul(), x, dense, (), extra=2e-7)
+
+
+@subject(ops=SVDQ_OPS, dtypes=HALVES)
+def svdq_linear(
+    *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Sample:
+    """SVDQW4A4Linear quantized from a dense layer with outlier channels, on a batch of two."""
+    linear = nn.Linear(128, 96)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+    x = torch.randn(2, 9, 128, generator=generator)
+    x[..., 5] *= 30
+    module = SVDQW4A4Linear.from_linear(
+        linear, rank=16, activations=x, dtype=dtype, backend=backend
+    ).to(device)
+    keys = ("qweight", "wscales", "smooth", "lora_down", "lora_up", "bias")
+    return _sample(module, x.to(device, dtype), lambda x: dense_svdq(module, x), keys, extra=1e-6)
+
+
+def dense_svdq(module: SVDQW4A4Linear, x: Tensor) -> Tensor:
+    """What the layer computes, by the references of its two ops, in float64."""
+    wide = {name: _widen(value) for name, value in module.state_dict().items()}
+    flat, dtype = x.double().reshape(-1, module.in_features), module.wscales.dtype
+    parts = svdq_quantize_w4a4_act_fuse_lora(
+        flat, wide["lora_down"], wide["smooth"], precision="int4", dtype=dtype
+    )
+    made = svdq_gemm_w4a4(
+        _value(parts["codes"]),
+        wide["qweight"],
+        _value(parts["ascales"]).to(dtype).double(),
+        wide["wscales"],
+        lora_act=_value(parts["lora_act"]),
+        lora_up=wide["lora_up"],
+        bias=wide.get("bias"),
+        wcscales=wide.get("wcscales"),
+        alpha=1.0,
+        act_unsigned=False,
+        out_dtype=None,
+        dtype=dtype,
+    )
+    return made.value.reshape(*x.shape[:-1], module.out_features)
+
+
+def _sample(
+    module: nn.Module,
+    x: Tensor,
+    dense: Callable[[Tensor], Tensor],
+    keys: tuple[str, ...],
+    *,
+    extra: float,
+) -> Sample:
+    return Sample(
+        module=module,
+        inputs=(x,),
+        dense=dense,
+        tolerance=2 * ROUNDING[x.dtype] + extra,
+        because=f"{ONE_ROUNDING}, and {extra:g} for float32 arithmetic",
+        state_keys=keys,
+    )
+
+
+def _widen(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
+
+
+def _value(part: Tensor | Expected) -> Tensor:
+    return part.value if isinstance(part, Expected) else part
