@@ -14,7 +14,7 @@ from harness.cells import cells_of, inventory
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BUNDLED: Final = ("references", "kernels", "suites.module.subjects")
+BUNDLED: Final = ("references", "kernels", "suites.module.subjects", "suites.e2e.subject")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

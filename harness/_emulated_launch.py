@@ -15,6 +15,10 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+# These two keep what they find in triton.language: they must find it before it is patched.
+import triton.compiler.code_generator  # noqa: F401
+import triton.experimental.gluon.language  # noqa: F401
 import triton.language as tl
 import triton.language.extra.cuda as cuda_language
 from triton.language.extra import libdevice
@@ -23,7 +27,7 @@ from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from harness import _emulated_builder, _emulated_reduction
+from harness import _emulated_builder, _emulated_reduction, _emulated_syntax
 from harness.emulation import NotEmulated
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ _Patch = tuple[Any, str, Any]
 _GRID_LIMITS = (2**31 - 1, 65535, 65535)
 
 
-def execute(launch: Launch, proceed: Callable[[], Any], *, check_overflow: bool) -> Any:
+def execute(launch: Launch, proceed: Callable[[], Any], *, debug: bool) -> Any:
     """Run the programs of ``launch`` one after another; CUDA tensors are left to their GPU."""
     kernel = f"{launch.module}.{launch.name}"
     devices = {tensor.device.type for tensor in _tensors(launch.arguments.values())}
@@ -52,8 +56,9 @@ def execute(launch: Launch, proceed: Callable[[], Any], *, check_overflow: bool)
     if launch.function.is_gluon():
         raise NotEmulated(kernel, "it is written in Gluon, whose layouts only a GPU has")
     _require_grid(kernel, launch.grid)
+    asked = launch.options.get("debug", launch.function.debug)
     options = dataclasses.replace(
-        interpreter.interpreter_builder.options, sanitize_overflow=check_overflow
+        interpreter.interpreter_builder.options, debug=bool(debug or asked)
     )
     with (
         _applied([*_patches().everywhere, (interpreter.interpreter_builder, "options", options)]),
@@ -206,13 +211,15 @@ def _rewritten(kernel: Any) -> _Interpreted:
     original = kernel.fn
     tree = ast.parse(kernel.src)
     _strip_annotations(tree.body[0])
-    tree = interpreter.ASTTransformer().visit(tree)
+    tree = interpreter.ASTTransformer().visit(_emulated_syntax.Rewriter().visit(tree))
     ast.fix_missing_locations(tree)
     ast.increment_lineno(tree, _lines_before(kernel))
     namespace = {
         "__builtins__": original.__globals__.get("__builtins__", __builtins__),
         "interpreter_semantic": interpreter.interpreter_semantic,
         "_InterpreterComparison": getattr(interpreter, "_InterpreterComparison", None),
+        **_emulated_syntax.MEANINGS,
+        **_emulated_syntax.BUILTINS,
     }
     code = compile(tree, original.__code__.co_filename, "exec", dont_inherit=True)
     exec(code, namespace)  # noqa: S102  - the source of the function that is being called

@@ -18,7 +18,11 @@ _Arrays = list[Any]
 
 def reduce(  # the names of the arguments are Triton's
     input: Any,  # noqa: A002
-    axis: Any, combine_fn: Any, keep_dims: Any = False, **_: Any) -> Any:
+    axis: Any,
+    combine_fn: Any,
+    keep_dims: Any = False,
+    **_: Any,
+) -> Any:
     """``tl.reduce``: neighbours are combined in a tree, as they are between the lanes of a warp."""
     blocks = _blocks(input)
     axis = _unwrap(axis)
@@ -42,7 +46,11 @@ def reduce(  # the names of the arguments are Triton's
 
 def associative_scan(
     input: Any,  # noqa: A002
-    axis: Any, combine_fn: Any, reverse: Any = False, **_: Any) -> Any:
+    axis: Any,
+    combine_fn: Any,
+    reverse: Any = False,
+    **_: Any,
+) -> Any:
     """``tl.associative_scan``: one element after another along the axis."""
     blocks = _blocks(input)
     axis = _unwrap(axis) % blocks[0].handle.data.ndim

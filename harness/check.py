@@ -14,6 +14,7 @@ from harness import registry
 from harness.case import DEFAULT, Case, parse
 from harness.cells import Cell, Evidence
 from harness.judge import ParityFailure, judge
+from harness.subjects import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -190,6 +191,8 @@ def _words_of(probe: Callable[[], str]) -> str:
     """What a probe says; a crash is a finding about its own case and leaves the others to run."""
     try:
         return probe()
+    except Unavailable:
+        raise
     except Exception as error:  # noqa: BLE001 - reported as the probe's failure
         *_, last = traceback.extract_tb(error.__traceback__)
         return f"raised {type(error).__name__}: {error} ({last.filename}:{last.lineno})"

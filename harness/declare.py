@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from harness import arch as arches
 from harness import expression, registry
-from harness.domain import Domain, Size
+from harness.domain import UNBOUNDED, Domain, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,8 +108,13 @@ class Kernel:
         return arches.claimed(self.arch)
 
 
-def size(min: int, max: int, *, multiple_of: int = 1) -> Size:  # noqa: A002 - the words users say
-    """Legal sizes of an axis; raises InvalidDomain if there is none."""
+def size(
+    min: int = 0,  # noqa: A002 - the words users say
+    max: int = UNBOUNDED,  # noqa: A002
+    *,
+    multiple_of: int = 1,
+) -> Size:
+    """Legal sizes of an axis, without an upper bound unless given; raises InvalidDomain."""
     return Size(min, max, multiple_of)
 
 

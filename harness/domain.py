@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from harness import expression
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+UNBOUNDED: Final = 2**63 - 1  # an axis that no kernel has to bound
 
 
 class InvalidDomain(ValueError):
@@ -45,7 +48,9 @@ class Size:
         """Illegal sizes next to the bounds and to the multiple, smallest first."""
         step = self.multiple_of
         base = max(self.smallest, step)
-        near = {0, self.smallest - 1, base - 1, base + 1, base + step // 2, step // 2, self.max + 1}
+        near = {0, self.smallest - 1, base - 1, base + 1, base + step // 2, step // 2}
+        if self.max < UNBOUNDED:
+            near.add(self.max + 1)
         return tuple(sorted(v for v in near if v >= 0 and self.refusal("", v) is not None))
 
 

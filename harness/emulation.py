@@ -31,7 +31,7 @@ def is_active() -> bool:
 
 
 @contextlib.contextmanager
-def emulate(*, check_overflow: bool = False) -> Iterator[None]:
+def emulate(*, debug: bool = False) -> Iterator[None]:
     """Run the Triton launches of the scope on the CPU, in Triton's interpreter, made faithful.
 
     A launch with a CUDA tensor among its arguments runs on its GPU as ever. The kernels are the
@@ -46,15 +46,15 @@ def emulate(*, check_overflow: bool = False) -> Iterator[None]:
     Autotuned kernels take their first config (see `harness.launches.capture_launches`).
 
     Args:
-        check_overflow: let integer arithmetic of 32 bits and fewer that overflows raise, where a
-            GPU wraps around.
+        debug: as Triton's option of this name: let ``tl.device_assert`` and integer arithmetic that
+            overflows raise, where a GPU goes on and wraps around. A launch may ask for it as well.
 
     Raises:
         NotEmulated: from a launch, naming the kernel and what it uses.
     """
     from harness._emulated_launch import execute
 
-    with launches.executing(functools.partial(execute, check_overflow=check_overflow)):
+    with launches.executing(functools.partial(execute, debug=debug)):
         _scopes.append(True)
         try:
             yield

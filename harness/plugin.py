@@ -196,11 +196,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _wanted(config: pytest.Config, item: pytest.Item) -> bool:
-    option = config.option
-    filters = option.kernel or option.op or option.layer or option.case
-    request = _request(item)
+    option, request = config.option, _request(item)
     if request is None:
-        return not _is_ours(item) and not filters
+        return not _is_ours(item) and not _selects_cells(config)
     from harness import registry
     from harness.case import kernel_of
 
@@ -211,6 +209,18 @@ def _wanted(config: pytest.Config, item: pytest.Item) -> bool:
         and (not option.layer or request.cell.layer in option.layer)
         and (not option.case or (kernel_of(option.case) == kernel.name and _has(option.case, request)))
     )
+
+
+def _selects_cells(config: pytest.Config) -> bool:
+    """Whether the options ask for cells, so that tests of anything else stay out."""
+    option = config.option
+    return bool(option.kernel or option.op or option.layer or option.case or option.declare)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the harness's own tests alone where only cells are wanted: they need more packages."""
+    ours = collection_path == Path(__file__).parent.parent / "suites" / "meta"
+    return True if ours and _selects_cells(config) else None
 
 
 def _has(case_id: str, request: Request) -> bool:
@@ -240,6 +250,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if request.cell.arch not in here:
         machine = ", ".join(here) or "no GPU"
         pytest.skip(f"{request.cell.arch} is not on this machine, which has {machine}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Skip, with its words as the reason, where a model or package is not on this machine."""
+    from harness.subjects import Unavailable
+
+    try:
+        return (yield)
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -154,7 +154,11 @@ def _load_file(path: Path) -> None:
         raise DeclarationNotFound(msg)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def _refuse_second(

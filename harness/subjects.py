@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Build = TypeVar("Build", bound="Callable[..., object]")
 
 
+class Unavailable(ImportError):
+    """What a subject needs is not on this machine: its cells are skipped, with this reason."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """A module with an input, its dense float64 twin, and how far apart the two may be.
@@ -53,8 +57,9 @@ def subject(
 ) -> Callable[[Build], Build]:
     """Declare ``build(*, backend, dtype, device, generator) -> Sample`` for the module layer.
 
-    For ``layer="e2e"`` the function is ``build(*, backend, device) -> object`` with a method
-    ``failures()`` that names what is wrong, and a mapping ``figures``.
+    For ``layer="e2e"`` it is ``build(*, backend, dtype, device, folder) -> object`` with a method
+    ``failures()`` that names what is wrong and a mapping ``figures``; ``folder`` holds the model's
+    files (``--e2e-model``) or is None. It may raise Unavailable.
     """
 
     def declare(build: Build) -> Build:

@@ -1,4 +1,4 @@
-"""Checks of a kernel's arguments: each refuses with the argument, its value, the bound, the way out.
+"""Checks of a kernel's arguments: a refusal names the argument, its value, the bound, the way out.
 
 They read metadata only, so a kernel and its fake run the same checks and refuse the same calls.
 """
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 
 def require_tensors(**tensors: object) -> None:
-    """Raise TypeError for a value that is not a tensor, naming its argument."""
+    """Raise TypeError for a value that is not a tensor, ValueError for one without data.
+
+    For public functions only: a fake may well be given a meta tensor.
+    """
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             msg = f"{name}={value!r} is a {type(value).__name__}; pass a torch.Tensor"
             raise TypeError(msg)
+        if value.device.type == "meta":
+            msg = f"{name} is on device 'meta', where nothing computes; move it with .cuda()"
+            raise ValueError(msg)
 
 
 def require_dtype(name: str, value: Tensor, allowed: Collection[torch.dtype]) -> None:
@@ -45,7 +51,7 @@ def require_shape(name: str, value: Tensor, axes: Sequence[str], **sizes: int) -
         raise ValueError(msg)
     for dim, axis in enumerate(axes):
         if axis in sizes and value.shape[dim] != sizes[axis]:
-            msg = f"{name} has shape {_shape(value)}; it must be [{wanted}] to match the other tensors"
+            msg = f"{name} has shape {_shape(value)}; the other tensors need [{wanted}]"
             raise ValueError(msg)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from harness import Term, op, size, tensor
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     dtypes=("float32", "float16", "bfloat16"),
     sums_over="n",
     params={"eps": (1e-6, 1e-5)},
+    refuses={"eps": (0.0, -1e-6, math.nan, math.inf)},
     terms=(
         Term(ulps=2, because="rsqrt.approx is 2 ulp; eps, the squares and two products round too"),
     ),

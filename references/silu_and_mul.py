@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     outputs={"y": "m n"},
     domain={"m": size(0, 2**20), "n": size(1, 65536)},
     dtypes=("float32", "float16", "bfloat16"),
-    terms=(
-        Term(ulps=6, because="ex2.approx is 2 ulp and may enter squared; div.full is 2 ulp"),
-    ),
+    terms=(Term(ulps=6, because="ex2.approx is 2 ulp and may enter squared; div.full is 2 ulp"),),
 )
 def silu_and_mul(x: Tensor) -> Expected:
     """``silu(x[:, :n]) * x[:, n:]`` with ``silu(g) = g / (1 + exp(-g))``.
 
-    The magnitude carries silu's relative condition number, ``1 + |g| (1 - sigmoid(g))``: an exponent
-    rounded to fp32 is wrong by ``|g| u``, and so is ``exp(g)``, the whole of silu far below zero.
+    The magnitude carries silu's relative condition number, ``1 + |g| (1 - sigmoid(g))``: in
+    fp32 an exponent is wrong by ``|g| u``, and so is ``exp(g)``, the whole of silu far below 0.
     """
     gate, up = x.chunk(2, dim=1)
     decay = (-gate).exp()

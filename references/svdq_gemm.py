@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +33,7 @@ def _out_dtype(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
         "bias": tensor("n", role="weight", optional="bias"),
         "wcscales": tensor("n", role="scale", optional="wcscales"),
     },
-    outputs={"y": output("m n", dtype=_out_dtype, sums_over="k")},
+    outputs={"y": output("m n", dtype=_out_dtype, sums_over="k//64+r")},
     domain={
         "m": size(0, 2**20),
         "n": size(8, 65536, multiple_of=8),
@@ -44,6 +45,11 @@ def _out_dtype(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
         "alpha": (1.0, 0.75),
         "act_unsigned": (False, True),
         "out_dtype": {"same": None, "float16": torch.float16, "bfloat16": torch.bfloat16},
+    },
+    refuses={
+        "alpha": (math.nan, math.inf, "1"),
+        "act_unsigned": (None, 1),
+        "out_dtype": (torch.float32, torch.int8, "float16"),
     },
 )
 def svdq_gemm_w4a4(
@@ -60,13 +66,13 @@ def svdq_gemm_w4a4(
     out_dtype: torch.dtype | None,
     dtype: torch.dtype,
 ) -> Expected:
-    """``alpha * sum_g as_g ws_g (qa . qw)_g``, ``* wcscales``, ``+ bias``, ``+ lora_act @ lora_up^T``.
+    """``alpha * sum_g as_g ws_g (qa . qw)_g``, times wcscales, plus bias and the low-rank product.
 
     A product of integer codes within a group is exact in every kernel, so the magnitude takes its
     absolute value as one term. A float16 result saturates at +-65504.
     """
     acts, weights = _unpack(codes, signed=not act_unsigned), _unpack(wcodes, signed=True)
-    value = torch.zeros(len(codes), len(wcodes), dtype=torch.float64)
+    value = torch.zeros(len(codes), len(wcodes), dtype=torch.float64, device=codes.device)
     magnitude = torch.zeros_like(value)
     for group in range(len(ascales)):
         span = slice(group * GROUP, (group + 1) * GROUP)
@@ -79,7 +85,10 @@ def svdq_gemm_w4a4(
     if bias is not None:
         value, magnitude = value + bias, magnitude + bias.abs()
     if lora_act is not None and lora_up is not None:
-        value, magnitude = value + lora_act @ lora_up.T, magnitude + lora_act.abs() @ lora_up.abs().T
+        value, magnitude = (
+            value + lora_act @ lora_up.T,
+            magnitude + lora_act.abs() @ lora_up.abs().T,
+        )
     if (out_dtype or dtype) is torch.float16:
         value = value.clamp(-65504, 65504)
     return Expected(value, magnitude)

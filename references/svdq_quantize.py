@@ -32,6 +32,7 @@ GROUP = 64
     },
     dtypes=("float16", "bfloat16"),
     params={"precision": ("int4",)},
+    refuses={"precision": ("nvfp4", "int3", None)},
 )
 def svdq_quantize_w4a4_act_fuse_lora(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, dtype: torch.dtype

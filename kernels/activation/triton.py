@@ -140,4 +140,5 @@ def silu_and_mul(x: Tensor, *, config: str | None = None) -> Tensor:
     """
     contract.require_tensors(x=x)
     _check(x, config)
-    return _silu_and_mul(x, config)
+    y: Tensor = _silu_and_mul(x, config)
+    return y

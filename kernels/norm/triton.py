@@ -159,9 +159,7 @@ def _fake_rms_norm(x: Tensor, weight: Tensor, eps: float, config: str | None) ->
     layouts=("contiguous", "rows", "offset", "transposed", "expanded"),
     instructions={">=sm80": r"MUFU\.RSQ"},
 )
-def rms_norm(
-    x: Tensor, weight: Tensor, eps: float = 1e-6, *, config: str | None = None
-) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6, *, config: str | None = None) -> Tensor:
     """``x / sqrt(mean(x**2, dim=1) + eps) * weight`` of ``x [m, n]`` and ``weight [n]``.
 
     Both float32, float16 or bfloat16, with any strides; the result is contiguous. ``config`` names
@@ -170,4 +168,5 @@ def rms_norm(
     """
     contract.require_tensors(x=x, weight=weight)
     _check(x, weight, eps, config)
-    return _rms_norm(x, weight, eps, config)
+    y: Tensor = _rms_norm(x, weight, eps, config)
+    return y

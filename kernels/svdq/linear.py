@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+OPS = ("svdq_quantize_w4a4_act_fuse_lora", "svdq_gemm_w4a4")  # what a forward pass runs
 Quantize = Callable[..., tuple[Tensor, Tensor, Tensor]]
 Gemm = Callable[..., Tensor]
 

@@ -13,8 +13,10 @@ operand and the 32 odd ones in another (a sum does not care in which order k com
 products accumulate exactly in int32; the accumulator starts at the bits of 1.5 * 2^23, so that it
 *is* a float once finished and I2F, which is four times slower than the products on Hopper, is not
 needed; then ``acc += sum * (ascale * wscale)`` in fp32, the product of two scales being exact.
-At the end, in fp32: ``* alpha``, ``* wcscales``, ``+ bias``, ``+ lora_act @ lora_up^T`` (fp32
-multiply-adds, in the order of r); float16 saturates; one rounding to the output dtype.
+At the end, in fp32: ``* alpha``, ``* wcscales``, ``+ bias``, ``+ lora_act @ lora_up^T``; float16
+saturates; one rounding to the output dtype. The low-rank product runs on tensor cores as tf32x3:
+``lora_up`` is exact in tf32, ``lora_act`` loses less than 2^-23 as a sum of two tf32 numbers. True
+fp32 would keep 16 ranks of the tile's rows and columns in registers, 255 a thread, and spill.
 """
 
 from __future__ import annotations
@@ -59,10 +61,9 @@ class Config:
 CONFIGS: Final = {
     "m16n32": Config(block_m=16, block_n=32, band=1, num_warps=2, num_stages=4),
     "m16n128": Config(block_m=16, block_n=128, band=1, num_warps=4, num_stages=4),
-    "m64n64": Config(block_m=64, block_n=64, band=8, num_warps=4, num_stages=4),
+    "m64n64": Config(block_m=64, block_n=64, band=8, num_warps=8, num_stages=4),
     "m64n128": Config(block_m=64, block_n=128, band=8, num_warps=8, num_stages=3),
     "m128n64": Config(block_m=128, block_n=64, band=8, num_warps=8, num_stages=3),
-    "m128n128": Config(block_m=128, block_n=128, band=8, num_warps=16, num_stages=3),
 }
 
 
@@ -72,12 +73,12 @@ def choose_config(m: int, n: int) -> tuple[str, str]:
         return "m16n32", f"m={m} fits one tile row; n={n} needs narrow tiles to occupy the GPU"
     if m <= 16:
         return "m16n128", f"m={m} fits one tile row and n={n} makes enough tiles of 128"
-    tiles = triton.cdiv(m, 128) * triton.cdiv(n, 128)
-    if tiles >= 256:
-        return "m128n128", f"m={m}, n={n} make {tiles} tiles of 128x128, two waves of any GPU"
-    if tiles >= 64:
-        return "m64n128", f"m={m}, n={n} make only {tiles} tiles of 128x128; halves fill the GPU"
-    return "m64n64", f"m={m}, n={n} make only {tiles} tiles of 128x128; quarters fill the GPU"
+    tiles = triton.cdiv(m, 128) * triton.cdiv(n, 64)
+    if tiles >= 512:
+        return "m128n64", f"m={m}, n={n} make {tiles} tiles of 128x64, two waves of any GPU"
+    if n >= 4096:
+        return "m64n128", f"m={m} is short and n={n} wide: a tile row of 64, weights 128 at a time"
+    return "m64n64", f"m={m}, n={n} make only {tiles} tiles of 128x64; smaller ones fill the GPU"
 
 
 @triton.jit
@@ -144,7 +145,7 @@ def _gemm_kernel(
     ascales_ptrs = ascales + rows * ascales_col
     wscales_ptrs = wscales + cols * wscales_col
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for group in range(0, k // _GROUP):
+    for group in range(k // _GROUP):
         at = tl.cast(group, tl.int64)
         acts = tl.load(codes_ptrs + at * _BYTES * codes_col, mask=row_ok[:, None], other=0)
         weights = tl.load(wcodes_ptrs + at * _BYTES * wcodes_col, mask=col_ok[:, None], other=0)
@@ -358,8 +359,13 @@ def _fake_svdq_gemm_w4a4(
     arch=ARCH,
     torch_op="kernel_parity::svdq_gemm_w4a4_triton",
     configs=tuple(CONFIGS),
+    accumulates="tensor_core",  # the low-rank branch does; sums of codes are exact
     layouts=("contiguous", "rows", "offset", "transposed", "expanded"),
-    instructions={">=sm80": r"IMMA|IGMMA"},
+    instructions={
+        "sm8x,sm103,sm12x": r"\bIMMA\.",  # sm103 has tcgen05, but not for int8
+        "sm90": r"\bIG?MMA\.",  # warp-group products need 64 rows
+        "sm100": r"\b(UTC)?IMMA\b",  # so do those of tensor memory
+    },
 )
 def svdq_gemm_w4a4(
     codes: Tensor,
@@ -378,13 +384,13 @@ def svdq_gemm_w4a4(
 ) -> Tensor:
     """``alpha * dequant(codes) @ dequant(wcodes)^T * wcscales + bias + lora_act @ lora_up^T``.
 
-    ``codes [m, k/2]`` and ``wcodes [n, k/2]`` uint8, two signed int4 a byte, even k low (activations
-    0..15 if ``act_unsigned``); ``ascales [k/64, m]`` and ``wscales [k/64, n]`` float16 or bfloat16,
-    like ``lora_up [n, r]``, ``bias [n]`` and ``wcscales [n]``; ``lora_act [m, r]`` float32. Any
-    strides. Returns contiguous ``[m, n]`` in ``out_dtype``, or the dtype of the scales if None;
-    float16 saturates at +-65504. ``config`` names a tiling of ``CONFIGS``; None leaves the choice
-    to ``choose_config``. Raises TypeError for a dtype, ValueError for a shape, device or value,
-    UnsupportedArch before sm80.
+    ``codes [m, k/2]`` and ``wcodes [n, k/2]`` are uint8, two signed int4 a byte, even k low (the
+    activations 0..15 if ``act_unsigned``). ``ascales [k/64, m]`` and ``wscales [k/64, n]`` are
+    float16 or bfloat16, and ``lora_up [n, r]``, ``bias [n]`` and ``wcscales [n]`` are of the same
+    dtype; ``lora_act [m, r]`` is float32. Any strides. Returns contiguous ``[m, n]`` in
+    ``out_dtype``, or the dtype of the scales if None; float16 saturates at +-65504. ``config``
+    names a tiling of ``CONFIGS``; None leaves the choice to ``choose_config``. Raises TypeError for
+    a dtype, ValueError for a shape, device or value, UnsupportedArch before sm80.
     """
     contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
     optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
@@ -393,7 +399,8 @@ def svdq_gemm_w4a4(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config,
     )  # fmt: skip
-    return _svdq_gemm_w4a4(
+    y: Tensor = _svdq_gemm_w4a4(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config,
     )  # fmt: skip
+    return y

@@ -162,9 +162,7 @@ def _check(
     contract.require_config(config, CONFIGS)
 
 
-@torch.library.custom_op(
-    "kernel_parity::svdq_quantize_w4a4_act_fuse_lora_triton", mutates_args=()
-)
+@torch.library.custom_op("kernel_parity::svdq_quantize_w4a4_act_fuse_lora_triton", mutates_args=())
 def _svdq_quantize_w4a4_act_fuse_lora(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,4 +245,7 @@ def svdq_quantize_w4a4_act_fuse_lora(
     """
     contract.require_tensors(x=x, lora_down=lora_down, smooth=smooth)
     _check(x, lora_down, smooth, precision, config)
-    return _svdq_quantize_w4a4_act_fuse_lora(x, lora_down, smooth, precision, config)
+    quantized: tuple[Tensor, Tensor, Tensor] = _svdq_quantize_w4a4_act_fuse_lora(
+        x, lora_down, smooth, precision, config
+    )
+    return quantized

@@ -74,8 +74,8 @@ def failures(folder: Path | None = None) -> tuple[str, ...]:
     words = []
     if beside.available:
         words.append(
-            "transformers takes the folder 'kernels' for Hugging Face's package; hold the version of "
-            "this distribution against transformers' KERNELS_MIN_VERSION, KERNELS_MAX_VERSION"
+            "transformers takes the folder 'kernels' for Hugging Face's package; hold the version "
+            "of this distribution against its KERNELS_MIN_VERSION and KERNELS_MAX_VERSION"
         )
     if loaded := [name for name in beside.imported if name != OURS]:
         words.append(f"loading the dense encoder imported {loaded}, which it has no business with")
@@ -99,9 +99,7 @@ def _answer(folder: Path | None) -> Probe:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the encoder, print what was seen as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m suites.e2e.isolation", description=main.__doc__
-    )
+    parser = argparse.ArgumentParser("python -m suites.e2e.isolation", description=main.__doc__)
     parser.add_argument("--model", type=Path, metavar="DIR")
     parser.add_argument("--hidden", action="store_true", help="make the folder 'kernels' absent")
     options = parser.parse_args(arguments)

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from harness.subjects import Unavailable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,7 +43,7 @@ _EXPORT: Final = "python -m suites.e2e.model --export DIR"
 MAX_TOKENS: Final = 256  # sentence_bert_config.json
 
 
-class ModelUnavailable(ImportError):
+class ModelUnavailable(Unavailable):
     """The model's files, or a package that reads them, are not here; says the remedy."""
 
 
@@ -150,7 +152,7 @@ def export(target: Path, folder: Path | None = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: export the model."""
-    parser = argparse.ArgumentParser(prog="python -m suites.e2e.model", description=main.__doc__)
+    parser = argparse.ArgumentParser("python -m suites.e2e.model", description=main.__doc__)
     parser.add_argument("--export", type=Path, required=True, metavar="DIR")
     target = parser.parse_args(arguments).export
     export(target)

@@ -105,7 +105,9 @@ def tuned(x_ptr, n, BLOCK: tl.constexpr):  # noqa: N803
     tl.store(x_ptr + at, tl.load(x_ptr + at, mask=at < n) + 1, mask=at < n)
 
 
-@triton.autotune(CONFIGS, key=["n"], prune_configs_by={"early_config_prune": lambda c, *_, **__: c[1:]})
+@triton.autotune(
+    CONFIGS, key=["n"], prune_configs_by={"early_config_prune": lambda c, *_, **__: c[1:]}
+)
 @triton.heuristics({"EVEN": lambda args: args["n"] % args["BLOCK"] == 0})
 @triton.jit
 def pruned(x_ptr, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):  # noqa: N803

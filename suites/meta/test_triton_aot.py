@@ -154,6 +154,9 @@ def test_other_backends_are_refused() -> None:
 
 def test_the_disassembler_comes_with_triton() -> None:
     done = subprocess.run(
-        [triton.knobs.nvidia.cuobjdump.path, "--version"], capture_output=True, text=True, check=True
+        [triton.knobs.nvidia.cuobjdump.path, "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "release" in done.stdout

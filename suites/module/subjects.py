@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from harness import Expected, Sample, subject
 from kernels.activation.module import SiluAndMul
 from kernels.norm.module import RMSNorm
-from kernels.svdq.linear import SVDQW4A4Linear
+from kernels.svdq.linear import OPS, SVDQW4A4Linear
 from references.rms_norm import rms_norm
 from references.silu_and_mul import silu_and_mul
 from references.svdq_gemm import svdq_gemm_w4a4
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 ROUNDING: Final = {torch.float32: 3e-8, torch.float16: 2.1e-4, torch.bfloat16: 1.65e-3}
 ONE_ROUNDING: Final = "twice what one rounding of the result measures"
 HALVES: Final = ("float16", "bfloat16")
-SVDQ_OPS: Final = ("svdq_quantize_w4a4_act_fuse_lora", "svdq_gemm_w4a4")
 
 
 @subject(ops=("rms_norm",), dtypes=("float32", *HALVES))
@@ -56,7 +55,7 @@ def gated_activation(
     return _sample(SiluAndMul(), x, dense, (), extra=2e-7)
 
 
-@subject(ops=SVDQ_OPS, dtypes=HALVES)
+@subject(ops=OPS, dtypes=HALVES)
 def svdq_linear(
     *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Sample:

@@ -1,0 +1,59 @@
+"""The e2e layer: a real model with real weights does its work with its layers replaced."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.arch import CPU
+from harness.reference import dtype_of
+from suites.e2e import evaluate, isolation, model, sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.check import Check
+
+DAMAGED = "encoder.layer.3.intermediate.dense"
+
+
+@pytest.mark.parity(layer="e2e")
+def test_does_its_work_with_its_layers_replaced(parity: Check) -> None:
+    probes: dict[str, Callable[[], str]] = {"planted_fault": lambda: _planted(parity)}
+    for subject in parity.subjects:
+        # In the interpreter a model takes half a minute: one dtype there, all of them on a GPU.
+        for dtype in subject.dtypes[:1] if parity.cell.arch == CPU else subject.dtypes:
+            probes[f"{subject.name}-{dtype}"] = partial(_words, parity, subject.build, dtype)
+    parity.each(probes)
+
+
+def test_transformers_does_not_take_our_kernels_for_another_package() -> None:
+    assert not isolation.failures()
+
+
+def _words(parity: Check, build: Callable[..., Any], dtype: str) -> str:
+    result = build(
+        backend=parity.kernel.backend,
+        dtype=dtype_of(dtype),
+        device=parity.device,
+        folder=parity.settings.e2e_model,
+    )
+    parity.figures |= {f"{name}, {dtype}": figure for name, figure in result.figures.items()}
+    return "; ".join(result.failures())
+
+
+def _planted(parity: Check) -> str:
+    """A fault in one layer must fail the run and be named: the judge of layers sees."""
+    result = evaluate.evaluate(
+        model.load(parity.settings.e2e_model),
+        sentences.few(1),
+        backend=parity.kernel.backend,
+        device=parity.device,
+        dtype=dtype_of("bfloat16"),
+        blocks=(3,),
+        fault=lambda encoder: evaluate.misread_group_scale(encoder, layer=DAMAGED),
+    )
+    found = result.first_bad_layer
+    return "" if found == DAMAGED else f"a fault planted in {DAMAGED} was blamed on {found}"
