@@ -172,11 +172,9 @@ class Check:
     def fail(self, problems: list[str] | tuple[str, ...], case_id: str = "") -> None:
         """Fail the check; raises ParityFailure with the whole report."""
         self.case = case_id
-        kind = f"{self.cell.kernel} on {self.cell.arch}, {self.cell.layer} ({self.cell.evidence})"
-        lines = [f"{kind}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"]
-        if case_id:
-            lines += [f"  case       {case_id}", f"  reproduce  {self.reproduce(case_id)}"]
-        raise ParityFailure("\n".join([*lines, *(f"  - {problem}" for problem in problems)]))
+        title = f"{self.cell.kernel} on {self.cell.arch}, {self.cell.layer} ({self.cell.evidence})"
+        reproduce = self.reproduce(case_id) if case_id else ""
+        raise ParityFailure(title, problems, case=case_id, reproduce=reproduce)
 
     def _count(self, figure: str) -> None:
         self.figures[figure] = Counter(self.figures)[figure] + 1  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ class Search:
     check: Callable[[Case], None]
     clock: Callable[[], float] = time.monotonic
     ids: list[str] = field(default_factory=list)
+    first: Exception | None = None  # the failure before any shrinking
     _failures: dict[str, Exception] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
     _first_failure: float | None = None
@@ -46,7 +47,9 @@ class Search:
             self.check(case)
         except Exception as failure:  # a faulty reference too must fail again when replayed
             self._failures[case.id] = failure
-            self._first_failure = self._first_failure or self.clock()
+            if self._first_failure is None:
+                self._first_failure = self.clock()
+            self.first = self.first or failure
             raise
 
     def _out_of_time(self) -> bool:
@@ -110,6 +113,7 @@ def explore(
     except ParityFailure as failure:
         found = failure
     if found is not None:
+        found.first = search.first if isinstance(search.first, ParityFailure) else None
         with suppress(AttributeError):
             found.__notes__ = []  # Hypothesis's own words; the report has the case's id
         raise found.with_traceback(None) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.compare import Comparison, compare, compare_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from harness.declare import Op
     from harness.execute import Observation
@@ -16,7 +16,28 @@ if TYPE_CHECKING:
 
 
 class ParityFailure(AssertionError):
-    """A check of a cell failed; the message is the whole report of it."""
+    """A check of a cell failed; its text is the whole report of it."""
+
+    def __init__(
+        self, title: str, problems: Sequence[str], *, case: str = "", reproduce: str = ""
+    ) -> None:
+        super().__init__(title)
+        self.title = title
+        self.problems = tuple(problems)
+        self.case = case
+        self.reproduce = reproduce
+        self.first: ParityFailure | None = None  # what the search met before it shrank the case
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        lines = [f"{self.title}: {count} problem{'s' if count > 1 else ''}"]
+        if self.case:
+            lines += [f"  case       {self.case}", f"  reproduce  {self.reproduce}"]
+        lines += [f"  - {problem}" for problem in self.problems]
+        if self.first is not None and self.first.case != self.case:
+            lines += [f"  first seen in {self.first.case}"]
+            lines += [f"  - {problem}" for problem in self.first.problems]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

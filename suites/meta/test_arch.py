@@ -10,7 +10,9 @@ from harness.arch import ARCHES, InvalidClaim, admits, claimed, number
 
 LAW = settings(derandomize=True, deadline=None, database=None)
 archs = st.sampled_from(ARCHES)
-claims = st.one_of(archs, archs.map(lambda arch: f">={arch}"), archs.map(lambda arch: arch[:-1] + "x"))
+claims = st.one_of(
+    archs, archs.map(lambda arch: f">={arch}"), archs.map(lambda arch: arch[:-1] + "x")
+)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,8 @@ def test_an_unknown_arch_is_still_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    "claim", ["", "blackwell", "sm9", "sm90a", "SM90", ">sm80", "<=sm90", ">=sm10x", "sm90,", "sm 90"]
+    "claim",
+    ["", "blackwell", "sm9", "sm90a", "SM90", ">sm80", "<=sm90", ">=sm10x", "sm90,", "sm 90"],
 )
 def test_what_is_no_claim_is_refused_by_its_name(claim: str) -> None:
     with pytest.raises(InvalidClaim) as error:

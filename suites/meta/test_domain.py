@@ -98,5 +98,8 @@ def test_a_coupling_over_an_unknown_axis_is_refused() -> None:
 
 def test_a_domains_neighbours_are_those_of_each_axis() -> None:
     domain = Domain({"m": Size(0, 8), "k": Size(64, 64, 64)})
-    assert list(domain.neighbours()) == [("m", 9), *(("k", v) for v in domain.sizes["k"].neighbours())]
+    assert list(domain.neighbours()) == [
+        ("m", 9),
+        *(("k", v) for v in domain.sizes["k"].neighbours()),
+    ]
     assert domain.smallest() == {"m": 0, "k": 64}

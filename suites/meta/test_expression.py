@@ -40,7 +40,13 @@ def test_an_operator_means_what_it_means_in_python(sign: str, left: int, right: 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("k//64+r", 18), ("(k + r) * 2", 288), ("k - r - 1", 111), ("k // 2 // 8", 8), ("r <= k//8", 1)],
+    [
+        ("k//64+r", 18),
+        ("(k + r) * 2", 288),
+        ("k - r - 1", 111),
+        ("k // 2 // 8", 8),
+        ("r <= k//8", 1),
+    ],
 )
 def test_precedence_is_pythons(text: str, value: int) -> None:
     assert evaluate(text, {"k": 128, "r": 16}) == value
