@@ -60,3 +60,10 @@ def types(session: nox.Session) -> None:
     """Check types in strict mode, tests included."""
     install(session, *PROJECT["project"]["dependencies"], groups=("types",))
     session.run("mypy", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what the harness costs; prints ratios taken in one run."""
+    install(session, "--editable=.[e2e]", groups=("tests",))
+    session.run("python", "-m", "suites.bench")

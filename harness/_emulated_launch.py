@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-# These two keep what they find in triton.language: they must find it before it is patched.
-import triton.compiler.code_generator  # noqa: F401
+# The first two keep what they find in triton.language: they must find it unpatched.
+import triton.compiler.code_generator
 import triton.experimental.gluon.language  # noqa: F401
 import triton.language as tl
 import triton.language.extra.cuda as cuda_language

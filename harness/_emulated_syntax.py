@@ -20,9 +20,9 @@ _Tested = TypeVar("_Tested", ast.If, ast.While, ast.IfExp)
 
 
 class Rewriter(ast.NodeTransformer):
-    """Call the functions of `MEANINGS` where a kernel has ``and``, ``or``, ``not`` and ``assert``."""
+    """Calls the functions of `MEANINGS` for ``and``, ``or``, ``not``, ``assert`` and conditions."""
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:  # noqa: N802
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
         """Blocks are combined element by element, where Python would return one of them."""
         self.generic_visit(node)
         if any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(node)):
@@ -32,7 +32,7 @@ class Rewriter(ast.NodeTransformer):
         name = "_logical_and" if isinstance(node.op, ast.And) else "_logical_or"
         return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), operands, []), node)
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:  # noqa: N802
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         """``not`` of a block is a block."""
         self.generic_visit(node)
         if not isinstance(node.op, ast.Not):
@@ -40,15 +40,15 @@ class Rewriter(ast.NodeTransformer):
         call = ast.Call(ast.Name("_logical_not", ast.Load()), [node.operand], [])
         return ast.copy_location(call, node)
 
-    def visit_If(self, node: ast.If) -> ast.stmt:  # noqa: N802
+    def visit_If(self, node: ast.If) -> ast.stmt:
         """A condition must be a scalar, here and in the next two."""
         return self._tested(node)
 
-    def visit_While(self, node: ast.While) -> ast.stmt:  # noqa: N802
+    def visit_While(self, node: ast.While) -> ast.stmt:
         """As `visit_If`."""
         return self._tested(node)
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:  # noqa: N802
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         """As `visit_If`."""
         return self._tested(node)
 
@@ -58,7 +58,7 @@ class Rewriter(ast.NodeTransformer):
         node.test = ast.copy_location(call, node.test)
         return node
 
-    def visit_Assert(self, node: ast.Assert) -> ast.stmt:  # noqa: N802
+    def visit_Assert(self, node: ast.Assert) -> ast.stmt:
         """An assertion is ``tl.device_assert``, which is off but for debugging."""
         self.generic_visit(node)
         arguments = [node.test, node.msg or ast.Constant("")]

@@ -17,13 +17,11 @@ from harness.case import DEFAULT, Case
 from harness.values import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from harness.declare import Kernel, Op
     from harness.domain import Domain, Size
 
-EDGES: Final = (0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 384, 1000)
-PRIMES: Final = (7, 13, 101, 211, 509, 1021, 4093)
+EVERY: Final = 128  # legal sizes of an axis from the smallest on that are all in its table
+PRIMES: Final = (211, 509, 1021, 4093, 8191)
 
 
 @dataclass(frozen=True)
@@ -38,41 +36,57 @@ EMULATED: Final = Limits(axis=600, work=2**20)  # about 50 ms a case in the inte
 DEVICE: Final = Limits(axis=16384, work=2**26)
 
 
-def sizes(size: Size, *, cap: int) -> st.SearchStrategy[int]:
-    """Legal sizes of one axis up to ``cap``; edges of tiles and primes as often as any other.
+def table(size: Size, *, cap: int) -> tuple[int, ...]:
+    """Legal sizes of one axis up to ``cap``, ascending: every small one, then edges and primes.
 
-    Shrinks to the smallest legal size. Raises ValueError if ``cap`` is below it.
+    Beyond the small ones stand the neighbours of powers of two, of their halfway points, and
+    primes, each also in units of the multiple. Raises ValueError if ``cap`` admits none.
     """
-    cap = min(cap, size.max)
-    if cap < size.smallest:
+    cap, step = min(cap, size.max), size.multiple_of
+    powers = [2**e for e in range(cap.bit_length() + 1)]
+    edges = [v + d for p in powers for v in (p, p + p // 2) for d in (-1, 0, 1)]
+    wanted = [*edges, *PRIMES, *(e * step for e in (*edges, *PRIMES))]
+    wanted += [size.smallest + i * step for i in range(EVERY)]
+    legal = {v for v in wanted if v <= cap and size.refusal("", v) is None}
+    if not legal:
         msg = f"cap={cap} is below the smallest legal size {size.smallest}; raise the limits"
         raise ValueError(msg)
-    step = size.multiple_of
-    every = st.integers(size.smallest // step, cap // step).map(lambda q: q * step)
-    liked = [e for e in (*EDGES, *PRIMES) if e <= cap and size.refusal("", e) is None]
-    liked += [e * step for e in (1, 2, 3, 5) if size.smallest <= e * step <= cap and e * step not in liked]
-    return st.one_of(every, st.sampled_from(sorted(liked))) if liked else every
+    return tuple(sorted(legal))
 
 
-@st.composite
-def size_maps(draw: Callable[..., int], domain: Domain, *, limits: Limits) -> dict[str, int]:
-    """Sizes of all axes within the domain and ``limits``; at times one axis is stretched."""
-    least = {axis: max(1, value) for axis, value in domain.smallest().items()}
-    stretched = draw(st.sampled_from((None, *domain.sizes)))
-    fair = int(limits.work ** (1 / len(least)))
-    chosen: dict[str, int] = {}
-    for axis in sorted(domain.sizes, key=lambda axis: axis != stretched):
-        used = math.prod(max(1, value) for value in chosen.values())
-        rest = math.prod(value for name, value in least.items() if name not in {*chosen, axis})
-        room = limits.work // (used * rest)
-        cap = min(limits.axis, room if axis == stretched else min(room, 4 * fair))
-        chosen[axis] = draw(sizes(domain.sizes[axis], cap=max(cap, least[axis])))
-    return {axis: chosen[axis] for axis in domain.sizes}
+def sizes(size: Size, *, cap: int) -> st.SearchStrategy[int]:
+    """Legal sizes of one axis from its ``table``; one draw, so that it shrinks to the smallest."""
+    return st.sampled_from(table(size, cap=cap))
+
+
+def size_maps(domain: Domain, *, limits: Limits) -> st.SearchStrategy[dict[str, int]]:
+    """Sizes of all axes within the domain and ``limits``.
+
+    Axes are drawn apart from each other, then the largest is halved until the product fits: that
+    keeps shrinking simple, and one long axis is as likely as several middling ones.
+    """
+    drawn = st.fixed_dictionaries(
+        {axis: sizes(size, cap=limits.axis) for axis, size in domain.sizes.items()}
+    )
+    fitted = drawn.map(lambda found: _fit(found, domain, limits))
+    return fitted.filter(lambda found: not domain.refusals(found))
+
+
+def _fit(found: dict[str, int], domain: Domain, limits: Limits) -> dict[str, int]:
+    fitted = dict(found)
+    while math.prod(max(1, value) for value in fitted.values()) > limits.work:
+        axis = max(fitted, key=lambda axis: fitted[axis] / max(1, domain.sizes[axis].smallest))
+        size = domain.sizes[axis]
+        smaller = fitted[axis] // 2 // size.multiple_of * size.multiple_of
+        if smaller < size.smallest:
+            break  # every axis is at its smallest: the op's smallest case is above the limit
+        fitted[axis] = smaller
+    return fitted
 
 
 @st.composite
 def cases(
-    draw: Callable[..., object],
+    draw: st.DrawFn,
     op: Op,
     kernel: Kernel,
     *,
@@ -81,8 +95,7 @@ def cases(
     limits: Limits = EMULATED,
 ) -> Case:
     """Cases of ``op`` for ``kernel`` with one dtype and one configuration."""
-    legal = size_maps(op.domain, limits=limits).filter(lambda found: not op.domain.refusals(found))
-    found = draw(legal)
+    found = draw(size_maps(op.domain, limits=limits))
     values = draw(st.sampled_from([f for f in FAMILIES if f not in op.excludes]))
     layout = draw(st.sampled_from(kernel.layouts))
     seed = draw(st.integers(0, 2**16 - 1))

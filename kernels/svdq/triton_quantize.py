@@ -51,7 +51,7 @@ CONFIGS: Final = {
     "m16_g1_r64": Config(block_m=16, groups=1, block_r=64, num_warps=4, num_stages=4),
     "m16_g2_r128": Config(block_m=16, groups=2, block_r=128, num_warps=8, num_stages=3),
     "m32_g1_r128": Config(block_m=32, groups=1, block_r=128, num_warps=4, num_stages=3),
-    "m64_g1_r128": Config(block_m=64, groups=1, block_r=128, num_warps=8, num_stages=3),
+    "m64_g1_r128": Config(block_m=64, groups=1, block_r=128, num_warps=8, num_stages=2),
     "m64_g1_r256": Config(block_m=64, groups=1, block_r=256, num_warps=8, num_stages=2),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -129,8 +129,6 @@ def test_every_input_is_there_unless_left_out() -> None:
         ("config=split-k", "config=split", r"config='split' is not in \['default', '64x64_w4'"),
         ("without=lora+bias", "without=lroa", "without='lroa'"),
         ("without=lora+bias", "without=", "without=''"),
-        ("values=ties", "values=tise", "values='tise'"),
-        ("layout=rows", "layout=row", "layout='row'"),
         ("m=3,", "m=3,m=4,", "'m' is given twice"),
     ],
 )
@@ -149,12 +147,12 @@ def test_two_refusals_are_given_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["", "gemm", "gemm.cuda/m=1"])
 def test_an_unknown_kernel_lists_the_known_ones(text: str) -> None:
-    with pytest.raises(UnknownName, match="is unknown; known: gemm.triton"):
+    with pytest.raises(UnknownName, match=r"is unknown; known: gemm\.triton"):
         parse(text)
 
 
 def test_a_kernel_alone_is_no_case() -> None:
-    with pytest.raises(InvalidCase, match="case='gemm.triton'"):
+    with pytest.raises(InvalidCase, match=r"case='gemm\.triton'"):
         parse("gemm.triton")
 
 

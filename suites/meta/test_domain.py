@@ -1,4 +1,4 @@
-"""A domain admits exactly what its bounds, multiples and couplings say, and names its neighbours."""
+"""A domain admits what its bounds, multiples and couplings say, and names its neighbours."""
 
 from __future__ import annotations
 

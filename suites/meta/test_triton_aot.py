@@ -1,5 +1,9 @@
 """Captured launches become machine code for every arch, on a machine that has none of them."""
 
+# The parameters of a kernel have the types of its launch, and its constants upper-case names.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: ANN001, ANN201, ANN401, FBT003, N803
+
 from __future__ import annotations
 
 import subprocess
@@ -27,26 +31,26 @@ MATRIX_INSTRUCTIONS = {
 
 
 @triton.jit
-def offsets(SIZE: tl.constexpr):  # noqa: N803
+def offsets(SIZE: tl.constexpr):
     at = tl.arange(0, SIZE)
     return at[:, None] * SIZE + at[None, :]
 
 
 @triton.jit
-def product(a_ptr, b_ptr, out_ptr, SIZE: tl.constexpr):  # noqa: N803
+def product(a_ptr, b_ptr, out_ptr, SIZE: tl.constexpr):
     square = offsets(SIZE)
     tl.store(out_ptr + square, tl.dot(tl.load(a_ptr + square), tl.load(b_ptr + square)))
 
 
 @triton.jit
-def copy(x_ptr, out_ptr, n, stride, BLOCK: tl.constexpr):  # noqa: N803
+def copy(x_ptr, out_ptr, n, stride, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out_ptr + at, tl.load(x_ptr + at * stride, mask=at < n), mask=at < n)
 
 
 @triton.jit
 def refused(x_ptr):
-    tl.static_assert(False, "a reason of its own")  # noqa: FBT003
+    tl.static_assert(False, "a reason of its own")
     tl.store(x_ptr, 0)
 
 
@@ -122,9 +126,9 @@ def test_tensors_without_memory_will_do() -> None:
 
 
 def test_no_driver_is_left_behind() -> None:
-    before = driver._active
+    before = driver._active  # noqa: SLF001
     compile_launch(product_launch(32), "sm80")
-    assert driver._active is before
+    assert driver._active is before  # noqa: SLF001
 
 
 def test_the_compilers_message_is_kept() -> None:
