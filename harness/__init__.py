@@ -1,4 +1,4 @@
-"""Correctness and parity checks for migrated GPU kernels: importing this package imports nothing heavy."""
+"""Correctness and parity checks for migrated GPU kernels; importing it imports nothing heavy."""
 
 from __future__ import annotations
 

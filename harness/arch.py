@@ -12,7 +12,7 @@ _FAMILY = re.compile(r"sm(\d{1,2})x")
 
 
 class InvalidClaim(ValueError):
-    """A claim that is not an arch, a family such as ``sm10x``, or an at-least such as ``>=sm80``."""
+    """A claim that is no arch, no family such as ``sm10x``, no at-least such as ``>=sm80``."""
 
 
 class UnsupportedArch(NotImplementedError):

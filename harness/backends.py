@@ -1,4 +1,4 @@
-"""Kernel languages as optional parts: present, missing, broken or of another version, said clearly."""
+"""Kernel languages as optional parts: missing, broken or of another version is said clearly."""
 
 from __future__ import annotations
 

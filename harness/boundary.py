@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 def check_probe(op: Op, kernel: Kernel, probe: Probe, device: torch.device) -> str:
-    """Words for what is wrong with the kernel's answer to ``probe``; empty if it was refused well."""
+    """Words for what is wrong with the kernel's answer to ``probe``; empty if refused well."""
     call = probe.make()
     with devices.pretend(probe.arch) if probe.arch else nullcontext():
         seen = observe(op, kernel, call, device)
     if seen.error is None:
-        return _of_accepted(op, kernel, call, seen) if probe.right_if_accepted else "silently accepted"
+        return (
+            _of_accepted(op, kernel, call, seen) if probe.right_if_accepted else "silently accepted"
+        )
     return _of_refused(probe, seen)
 
 

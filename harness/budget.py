@@ -44,8 +44,10 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A declared extra error, relative to ``|expected|`` (``ulps`` of float32 units roundoff) or to
-    ``magnitude`` (``relative``), with the reason that reports show."""
+    """A declared extra error and the reason for it, which reports show.
+
+    ``ulps`` of float32 are relative to ``|expected|``, ``relative`` is to ``magnitude``.
+    """
 
     because: str
     ulps: float = 0.0
@@ -93,9 +95,7 @@ def ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Spacing of ``dtype`` at non-negative float64 ``values``; the subnormal spacing below."""
     exponent = torch.frexp(values.nan_to_num(0.0, 0.0, 0.0)).exponent - 1
     least = round(math.log2(torch.finfo(dtype).smallest_normal))
-    return torch.ldexp(
-        torch.ones_like(values), exponent.clamp_min(least) - _MANTISSA_BITS[dtype]
-    )
+    return torch.ldexp(torch.ones_like(values), exponent.clamp_min(least) - _MANTISSA_BITS[dtype])
 
 
 def smallest_subnormal(dtype: torch.dtype) -> float:

@@ -80,7 +80,7 @@ def guard_input(name: str, values: Tensor, layout: str, device: torch.device) ->
     """
     strides, offset = strides_of(values.shape, layout)
     extent = offset + _extent(values.shape, strides)
-    guarded = _allocate(name, extent, values.dtype, device, _GUARD_BYTE)
+    guarded = _allocate(extent, values.dtype, device)
     view = _view(guarded, values.dtype, values.shape, strides, offset)
     source = values[:1].expand_as(values) if 0 in strides and values.numel() else values
     (view[:1] if 0 in strides else view).copy_(source[:1] if 0 in strides else source)
@@ -95,7 +95,7 @@ class PoisonedAllocations(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device, poison: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
         self._poison = poison
         self.allocated: list[tuple[Tensor, int]] = []
@@ -127,7 +127,7 @@ class PoisonedAllocations(TorchDispatchMode):
 
     def _replace(self, empty: Tensor) -> Tensor:
         extent = _extent(empty.shape, empty.stride())
-        buffer = _allocate("allocation", extent, empty.dtype, empty.device, _GUARD_BYTE)
+        buffer = _allocate(extent, empty.dtype, empty.device)
         payload = buffer[GUARD : GUARD + extent * empty.element_size()]
         _fill(payload.view(empty.dtype), self._poison)
         self.allocated.append((buffer, payload.numel()))
@@ -163,11 +163,9 @@ def _extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
-def _allocate(
-    name: str, extent: int, dtype: torch.dtype, device: torch.device, byte: int
-) -> Tensor:
+def _allocate(extent: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     size = 2 * GUARD + extent * dtype.itemsize
-    return torch.full((size,), byte, dtype=torch.uint8, device=device)
+    return torch.full((size,), _GUARD_BYTE, dtype=torch.uint8, device=device)
 
 
 def _view(

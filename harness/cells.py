@@ -1,4 +1,4 @@
-"""The words of a verdict (layer, evidence, cell) and the inventory of cells that a registry claims."""
+"""The words of a verdict (layer, evidence, cell), and the inventory of the cells claimed."""
 
 from __future__ import annotations
 

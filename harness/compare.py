@@ -1,4 +1,4 @@
-"""Comparison of one output with its reference: tensors in, a Comparison out, nothing else touched."""
+"""Comparison of one output with its reference: tensors in, a Comparison out."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def compare_exact(actual: Tensor, expected: Tensor) -> Comparison:
-    """Compare bit for bit: -0 differs from 0; a NaN equals any NaN, whose payload nobody specifies."""
+    """Compare bit for bit: -0 differs from 0; a NaN equals any NaN, its payload being free."""
     if mismatch := _metadata(actual, expected):
         return Comparison("metadata", actual.numel(), message=mismatch)
     wrong = (_bits(actual) != _bits(expected)) & ~(actual.isnan() & expected.isnan())
@@ -96,7 +96,9 @@ def _may_overflow(expected: Tensor, allowed: Tensor, value: Tensor, dtype: torch
 def _with_bias(result: Comparison, error: Tensor) -> Comparison:
     size = error.abs().sum()
     bias = float(error.sum() / size) if size > 0 else 0.0
-    return Comparison(result.oracle, result.total, worst=result.worst, index=result.index, bias=bias)
+    return Comparison(
+        result.oracle, result.total, worst=result.worst, index=result.index, bias=bias
+    )
 
 
 def _comparison(

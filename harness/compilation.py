@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -38,8 +38,10 @@ class Compiled:
 
 
 def representative(op: Op, kernel: Kernel) -> Iterator[Case]:
-    """Every configuration in every dtype at aligned sizes; the default once more at ragged sizes
-    and once for every value of every parameter."""
+    """Every configuration in every dtype at aligned sizes, and more of the default one.
+
+    That one compiles at ragged sizes too, and once for every value of every parameter.
+    """
     aligned = tuple(
         (axis, min(size.max, max(size.smallest, ALIGNED // size.multiple_of * size.multiple_of)))
         for axis, size in op.domain.sizes.items()
@@ -47,13 +49,13 @@ def representative(op: Op, kernel: Kernel) -> Iterator[Case]:
     for dtype in op.dtypes:
         base = base_case(op, kernel, dtype)
         for config in (DEFAULT, *kernel.configs):
-            yield _with(base, sizes=aligned, config=config)
+            yield replace(base, sizes=aligned, config=config)
     ragged = base_case(op, kernel)
     yield ragged
     for name, labels in op.params.items():
         for label in list(labels)[1:]:
             params = tuple((n, label if n == name else old) for n, old in ragged.params)
-            yield _with(ragged, sizes=aligned, params=params)
+            yield replace(ragged, sizes=aligned, params=params)
 
 
 def compile_case(op: Op, kernel: Kernel, case: Case, arch: str) -> Compiled:
@@ -106,7 +108,3 @@ def _launches(op: Op, kernel: Kernel, case: Case, arch: str) -> list[Launch]:
         msg = f"{kernel.name} launched nothing for {case.id}; is it a kernel, or a fallback?"
         raise NothingLaunched(msg)
     return launches
-
-
-def _with(case: Case, **changes: object) -> Case:
-    return Case(**{**case.__dict__, **changes})  # type: ignore[arg-type]

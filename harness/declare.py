@@ -1,4 +1,4 @@
-"""Declarations: one decorator per op (its contract) and one per kernel (an implementation of it)."""
+"""Declarations: one decorator per op (its contract), one per kernel (an implementation)."""
 
 from __future__ import annotations
 
@@ -265,14 +265,18 @@ def _labelled(values: Sequence[object] | Mapping[str, object]) -> dict[str, obje
 
 def _check_op(op: Op) -> None:
     known = set(op.domain.sizes)
-    for name, spec in (*op.inputs.items(), *op.outputs.items()):
-        used = frozenset[str]().union(*(expression.axes(word) for word in spec.shape))
+    shapes = {name: spec.shape for name, spec in op.inputs.items()}
+    shapes |= {name: spec.shape for name, spec in op.outputs.items()}
+    for name, shape in shapes.items():
+        used = frozenset[str]().union(*(expression.axes(word) for word in shape))
         if unknown := used - known:
             msg = f"{op.name}: {name} uses axes {sorted(unknown)}; the domain has {sorted(known)}"
             raise InvalidDeclaration(msg)
     accepted = inspect.signature(op.reference).parameters
     if missing := {*op.inputs, *op.params} - set(accepted):
-        msg = f"{op.name}: the reference at {op.place} takes {list(accepted)}, not {sorted(missing)}"
+        msg = (
+            f"{op.name}: its reference at {op.place} takes {list(accepted)}, not {sorted(missing)}"
+        )
         raise InvalidDeclaration(msg)
     if not op.dtypes:
         msg = f"{op.name}: dtypes=() leaves no case; name at least one dtype"
@@ -286,7 +290,7 @@ def _check_kernel(kernel: Kernel) -> None:
     accepted = inspect.signature(kernel.function).parameters
     if kernel.configs and "config" not in accepted:
         msg = (
-            f"{kernel.name} declares configs={kernel.configs!r} but {kernel.place} has no parameter "
-            f"'config'; add `config: str | None = None` or drop configs"
+            f"{kernel.name} declares configs={kernel.configs!r} but {kernel.place} has no "
+            f"parameter 'config'; add `config: str | None = None` or drop configs"
         )
         raise InvalidDeclaration(msg)

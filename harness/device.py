@@ -22,7 +22,7 @@ _pretended: ContextVar[str | None] = ContextVar("pretended_arch", default=None)
 
 @contextmanager
 def pretend(arch: str) -> Iterator[None]:
-    """Within the scope every device counts as ``arch``: policy and refusals can be asked anywhere."""
+    """Within the scope every device counts as ``arch``: refusals can be asked for anywhere."""
     token = _pretended.set(arch)
     try:
         yield
@@ -71,7 +71,7 @@ def present_archs() -> tuple[str, ...]:
 
 
 def first_device(arch: str) -> torch.device:
-    """The first CUDA device of ``arch``, or the CPU for ``cpu``; raises UnsupportedArch if absent."""
+    """The first CUDA device of ``arch``, the CPU for ``cpu``; raises UnsupportedArch if absent."""
     import torch
 
     if arch == CPU:
@@ -118,8 +118,9 @@ def _driver() -> str:
         return "unknown"
 
 
-
-def replay(function: Callable[[], Tensor], inputs: Sequence[Tensor], device: torch.device) -> Replay:
+def replay(
+    function: Callable[[], Tensor], inputs: Sequence[Tensor], device: torch.device
+) -> Replay:
     """Capture ``function``, which reads ``inputs`` in place, into a CUDA graph after a warm-up."""
     import torch
 
@@ -143,6 +144,7 @@ class Replay:
     output: Tensor
 
     def __call__(self, *values: Tensor) -> Tensor:
+        """The output for ``values``, as a tensor of its own."""
         for place, value in zip(self.inputs, values, strict=True):
             place.copy_(value)
         self.graph.replay()

@@ -70,7 +70,9 @@ class Domain:
     def refusals(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
         """Every reason why ``sizes`` is outside the domain; empty when legal."""
         reasons = [self.sizes[axis].refusal(axis, value) for axis, value in sizes.items()]
-        broken = [f"{c!r} does not hold" for c in self.couplings if not expression.evaluate(c, sizes)]
+        broken = [
+            f"{c!r} does not hold" for c in self.couplings if not expression.evaluate(c, sizes)
+        ]
         return (*(r for r in reasons if r), *broken)
 
     def smallest(self) -> dict[str, int]:

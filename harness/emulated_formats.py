@@ -113,9 +113,8 @@ def encode(values: Array, name: str, rounding: Rounding = "rn") -> Array:
     digits = (np.rint(scaled) if rounding == "rn" else np.trunc(scaled)).astype(np.int64)
     # Patterns of one sign are in the order of their values: a carry out of the digits counts on.
     patterns = ((place.astype(np.int64) - lowest) << form.mantissa) + digits
-    patterns = np.where(
-        finite, np.minimum(patterns, _overflow(form, rounding)), _overflow_of_infinity(form)
-    )
+    in_range = np.minimum(patterns, _overflow(form, rounding))
+    patterns = np.where(finite, in_range, _overflow_of_infinity(form, rounding))
     patterns = np.where(
         np.isnan(exact),
         form.nan,
@@ -129,8 +128,10 @@ def _overflow(form: Format, rounding: Rounding) -> int:
     return form.infinity - 1 if form.saturates or rounding == "rz" else form.infinity
 
 
-def _overflow_of_infinity(form: Format) -> int:
-    return form.infinity - 1 if form.saturates else form.infinity
+def _overflow_of_infinity(form: Format, rounding: Rounding) -> int:
+    # The conversions toward zero to fp8 are Triton's own, by way of float16, and keep infinity.
+    saturates = form.saturates and (rounding == "rn" or not form.has_infinity)
+    return form.infinity - 1 if saturates else form.infinity
 
 
 def _encode_bfloat16(values: Array) -> Array:
@@ -150,18 +151,23 @@ def truncate_to_tf32(values: Array) -> Array:
 
 
 def to_integer(values: Array, target: np.dtype[Any]) -> Array:
-    """Convert as ``cvt.rzi`` does: toward zero, saturating, NaN to 0.
+    """Convert as ``cvt.rzi`` does: toward zero, saturating, NaN to 0 or, with 64 bits, the lowest.
 
     Integers of 8 bits go through 16 and lose the upper ones, as in the code that LLVM generates.
     """
     kind = "i" if target.kind == "i" else "u"
     wide = np.dtype(f"{kind}{max(target.itemsize, 2)}")
     info = np.iinfo(wide)
+    # Measured on an H200: a NaN becomes the pattern 0x80... where either side has 64 bits.
+    double = 8
+    of_nan = 1 << (8 * wide.itemsize - 1) if double in {values.itemsize, wide.itemsize} else 0
     exact = np.trunc(np.nan_to_num(values.astype(np.float64), nan=0.0))
     # The largest 64-bit integers are no float64: compare, rather than clip and overflow.
     inside = (exact > float(info.min) - 1) & (exact < float(info.max))
     bounds = np.where(exact < 0, info.min, info.max).astype(wide)
-    return np.where(inside, np.where(inside, exact, 0.0).astype(wide), bounds).astype(target)
+    converted = np.where(inside, np.where(inside, exact, 0.0).astype(wide), bounds)
+    nan_pattern = np.array(of_nan, dtype=f"uint{8 * wide.itemsize}").view(wide)
+    return np.where(np.isnan(values), nan_pattern, converted).astype(target)
 
 
 def exact_fma(x: Array, y: Array, z: Array) -> Array:

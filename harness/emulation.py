@@ -38,10 +38,11 @@ def emulate(*, debug: bool = False) -> Iterator[None]:
     same ``JITFunction`` objects, untouched: they can be compiled before, during and after.
 
     Faithful: conversions between formats (one rounding, ties to even, or toward zero where the
-    kernel says so), arithmetic in bfloat16 and float16 (every operation rounded), the types of
-    scalar arguments, TF32 operands, the limits of a grid. Not imitated: the order of sums, the
-    truncation inside tensor cores and the error of approximate functions, all of which differ
-    between GPUs. Programs run one after another, so nothing is learnt about races between them.
+    kernel says so), arithmetic in bfloat16 and float16 (every operation rounded), fma, TF32
+    operands, the types of scalar arguments, the limits of a grid. An H200 gave the same bits, for a
+    million values of each conversion and 16,384 of each operation. Not imitated: the order of sums,
+    the truncation inside tensor cores and the error of approximate functions (float32 division is
+    one), all of which differ between GPUs. Programs run one after another: races stay unseen.
 
     Autotuned kernels take their first config (see `harness.launches.capture_launches`).
 

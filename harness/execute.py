@@ -1,4 +1,4 @@
-"""Execution of one kernel on one case, in guarded and poisoned memory; what happened, classified."""
+"""Execution of one kernel on one case in guarded, poisoned memory; what happened, classified."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def build(op: Op, case: Case, device: torch.device) -> Call:
             inputs[name] = None
             continue
         dtype = dtype_of(spec.dtype or case.dtype)
-        values = make(
-            spec.role, case.values, spec.dims(case.size_of), dtype, generator(case, name)
-        )
+        values = make(spec.role, case.values, spec.dims(case.size_of), dtype, generator(case, name))
         layout = case.layout if name == first else "contiguous"
         inputs[name] = guard_input(name, values, layout, device)
     config = {} if case.config == DEFAULT else {"config": case.config}

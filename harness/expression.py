@@ -1,4 +1,4 @@
-"""Arithmetic over axis names (``k//64``, ``r <= k``), parsed once and evaluated without ``eval``."""
+"""Arithmetic over axis names (``k//64``, ``r <= k``), evaluated without ``eval``."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import device as devices
 from harness.compare import same_bits
@@ -90,8 +91,10 @@ def check_name(op: Op, kernel: Kernel) -> str:
 
 
 def check_traces(op: Op, kernel: Kernel, case: Case, device: torch.device) -> str:
-    """Words unless ``torch.compile(fullgraph=True)`` and ``torch.export`` trace through the kernel,
-    with symbolic sizes, and the compiled function gives the bits of the eager one."""
+    """Words unless the kernel can be traced with symbolic sizes.
+
+    ``torch.compile(fullgraph=True)`` must give the bits of eager, and ``torch.export`` must pass.
+    """
     call = build(op, case, device)
     tensors = {name: t for name, t in call.tensors.items() if t is not None}
     module, values = _Wrapped(kernel.function, tuple(tensors), call.keywords), tensors.values()
@@ -110,11 +113,34 @@ def check_traces(op: Op, kernel: Kernel, case: Case, device: torch.device) -> st
     return f"compiled differs from eager in {', '.join(wrong)}" if wrong else ""
 
 
+class _Listen(TorchDispatchMode):
+    """Keeps the arguments with which one operator is called."""
+
+    def __init__(self, wanted: torch._ops.OpOverload) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._wanted = wanted
+        self.calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        if func is self._wanted:
+            self.calls.append((args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 class _Wrapped(torch.nn.Module):
     """A kernel as a module, as ``torch.export`` wants it."""
 
     def __init__(
-        self, function: Callable[..., object], names: tuple[str, ...], keywords: Mapping[str, object]
+        self,
+        function: Callable[..., object],
+        names: tuple[str, ...],
+        keywords: Mapping[str, object],
     ) -> None:
         super().__init__()
         self._function = function
@@ -187,20 +213,12 @@ def _operator_calls(
     kernel: Kernel, call: Call, device: torch.device
 ) -> list[tuple[tuple[object, ...], dict[str, object]]]:
     """Arguments with which the public function calls its operator."""
-    found: list[tuple[tuple[object, ...], dict[str, object]]] = []
-    wanted = _operator(kernel)
-
-    class _Listen(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            if func is wanted:
-                found.append((args, kwargs or {}))
-            return func(*args, **(kwargs or {}))
-
+    listener = _Listen(_operator(kernel))
     with ExitStack() as stack, torch.no_grad():
         _run_where_it_can(stack, device)
-        stack.enter_context(_Listen())
+        stack.enter_context(listener)
         kernel.function(**call.arguments)
-    return found
+    return listener.calls
 
 
 def _run_where_it_can(stack: ExitStack, device: torch.device) -> None:

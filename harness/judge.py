@@ -1,4 +1,4 @@
-"""Judgement of an observation: is what the kernel did on a case right, and if not, what is wrong."""
+"""Judgement of an observation: is what the kernel did on a case right, and what is wrong."""
 
 from __future__ import annotations
 
@@ -82,5 +82,7 @@ def _compare(observation: Observation, name: str, truth: Truth) -> Comparison:
 
 def _of_error(observation: Observation) -> str:
     error = observation.error
-    when = f"after {len(observation.launches)} launches" if observation.launches else "before launch"
+    when = (
+        f"after {len(observation.launches)} launches" if observation.launches else "before launch"
+    )
     return f"raised {type(error).__name__} {when}: {error}"

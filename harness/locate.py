@@ -1,4 +1,4 @@
-"""Where the wrong elements of an output lie, in words: rows, columns, a tile, the tail, a period."""
+"""Where the wrong elements of an output lie, in words: rows, columns, the tail, a period."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from harness.launches import Launch
     from harness.subjects import Sample, Subject
 
 
@@ -66,11 +67,12 @@ def _against_dense(sample: Sample, device: torch.device) -> str:
     error = float((output.double() - expected).norm() / expected.norm())
     if error <= sample.tolerance:
         return ""
-    return f"relative L2 {error:.3g} from the dense twin; at most {sample.tolerance:.3g}, {sample.because}"
+    bound = f"at most {sample.tolerance:.3g}, {sample.because}"
+    return f"relative L2 {error:.3g} from the dense twin; {bound}"
 
 
 def _state(sample: Sample, device: torch.device) -> str:
-    """The promised keys; the same bytes through safetensors; the same bits out of a reloaded copy."""
+    """The promised keys, the same bytes through safetensors, the same bits after a reload."""
     state = sample.module.state_dict()
     if tuple(state) != sample.state_keys:
         return f"state keys {tuple(state)}, promised {sample.state_keys}"
@@ -117,12 +119,13 @@ def _gradients(sample: Sample, device: torch.device) -> str:
         _enter(stack, device)
         sample.module(*leaves).sum().backward()
     named = [*sample.module.named_parameters(), *((f"input {i}", v) for i, v in enumerate(leaves))]
-    missing = [name for name, value in named if value.grad is None or not value.grad.isfinite().all()]
+    missing = [
+        name for name, value in named if value.grad is None or not value.grad.isfinite().all()
+    ]
     return f"no finite gradient for {', '.join(missing)}" if missing else ""
 
 
-def _enter(stack: ExitStack, device: torch.device) -> list[object]:
+def _enter(stack: ExitStack, device: torch.device) -> list[Launch]:
     if device.type == "cpu":
         stack.enter_context(emulate())
-    launches: list[object] = stack.enter_context(record_launches())
-    return launches
+    return stack.enter_context(record_launches())

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from harness.check import Check, Settings
     from harness.record import Record
 
-_ARCH_WORDS: Final = {CPU: "cells that run without a GPU", **dict.fromkeys(ARCHES, "cells of that arch")}
+_ARCH_WORDS: Final = {
+    CPU: "cells that run without a GPU",
+    **dict.fromkeys(ARCHES, "cells of that arch"),
+}
 _RECORD: Final = "kernel_parity_record"
 _INVENTORY: Final = "kernel_parity_inventory"
 _PROGRESS_SECONDS: Final = 1.0
@@ -62,15 +65,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the group ``kernel-parity`` and the ini value ``parity_declare``."""
     group = parser.getgroup("kernel-parity", "parity of migrated GPU kernels")
     add = group.addoption
-    add("--declare", action="append", default=[], metavar="TARGET",
-        help="package, module or .py file that declares ops and kernels; may be given again")
+    add(
+        "--declare",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="package, module or .py file that declares ops and kernels; may be given again",
+    )
     add("--kernel", action="append", default=[], metavar="NAME", help="only cells of this kernel")
     add("--op", action="append", default=[], metavar="NAME", help="only cells of this op")
-    add("--layer", action="append", default=[], metavar="NAME", choices=[str(v) for v in Layer],
-        help="only cells of this layer: %(choices)s")
+    add(
+        "--layer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        choices=[str(v) for v in Layer],
+        help="only cells of this layer: %(choices)s",
+    )
     add("--case", metavar="ID", help="check this one case or probe, as a failure prints it")
-    add("--cases", type=_positive, metavar="N",
-        help="generated cases per kernel, arch and dtype (default 24 emulated, 160 on a device)")
+    add(
+        "--cases",
+        type=_positive,
+        metavar="N",
+        help="generated cases per kernel, arch and dtype (default 24 emulated, 160 on a device)",
+    )
     add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
     add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
     add("--e2e-model", type=Path, metavar="DIR", help="folder of the end-to-end model's files")
@@ -101,10 +119,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _check_marker_expression(config: pytest.Config) -> None:
     known = {line.partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")}
-    words = set(re.findall(r"\b[A-Za-z_]\w*", re.sub(r"\([^()]*=[^()]*\)", "", config.option.markexpr)))
+    expression = config.option.markexpr
+    words = set(re.findall(r"\b[A-Za-z_]\w*", re.sub(r"\([^()]*=[^()]*\)", "", expression)))
     if unknown := sorted(words - known - {"and", "or", "not", "True", "False"}):
         ours = ", ".join([*(str(layer) for layer in Layer), *_ARCH_WORDS])
-        msg = f"-m {config.option.markexpr!r}: no marker {unknown[0]!r} is registered; among them: {ours}"
+        msg = f"-m {expression!r}: no marker {unknown[0]!r} is registered; among them: {ours}"
         raise pytest.UsageError(msg)
 
 
@@ -136,7 +155,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     layer, by = Layer(marker.kwargs["layer"]), marker.kwargs.get("by")
     requests = list(_requests(metafunc.config, layer, by))
     parameters = [
-        pytest.param(r, id=r.id, marks=[getattr(pytest.mark, layer.value), getattr(pytest.mark, r.cell.arch)])
+        pytest.param(
+            r, id=r.id, marks=[getattr(pytest.mark, layer.value), getattr(pytest.mark, r.cell.arch)]
+        )
         for r in requests
     ]
     metafunc.parametrize("parity", parameters or [pytest.param(None, id="none")], indirect=True)
@@ -207,7 +228,10 @@ def _wanted(config: pytest.Config, item: pytest.Item) -> bool:
         (not option.kernel or kernel.name in option.kernel)
         and (not option.op or kernel.op in option.op)
         and (not option.layer or request.cell.layer in option.layer)
-        and (not option.case or (kernel_of(option.case) == kernel.name and _has(option.case, request)))
+        and (
+            not option.case
+            or (kernel_of(option.case) == kernel.name and _has(option.case, request))
+        )
     )
 
 
@@ -343,7 +367,9 @@ def _record(item: pytest.Item, request: Request, report: pytest.TestReport) -> R
         kernel=request.cell.kernel,
         arch=request.cell.arch,
         layer=request.cell.layer,
-        check=item.name if request.dtype is None else f"{getattr(item, 'originalname', '')}[{request.dtype}]",
+        check=item.name
+        if request.dtype is None
+        else f"{getattr(item, 'originalname', '')}[{request.dtype}]",
         verdict=Verdict(report.outcome),
         evidence=request.cell.evidence if ran else Evidence.NONE,
         figures=dict(check.figures) if check else {},
@@ -401,7 +427,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         output[_INVENTORY] = [(cell.kernel, cell.arch, str(cell.layer)) for cell in cells]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Write the verdict table and the totals."""
     from harness import table
 

@@ -1,19 +1,23 @@
-"""Boundary probes: calls just outside an op's domain, each of which must be refused before launch."""
+"""Boundary probes: calls just outside an op's domain, to be refused before launch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
 
+from harness import expression
 from harness.buffers import LAYOUTS, Guarded, guard_input
 from harness.case import Case
 from harness.execute import Call, build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
     from harness.declare import Kernel, Op
 
@@ -48,7 +52,7 @@ def base_case(op: Op, kernel: Kernel, dtype: str | None = None) -> Case:
 
 
 def probes(op: Op, kernel: Kernel, device: torch.device) -> dict[str, Probe]:
-    """Every probe of a kernel by name; names are words without spaces, so that they can be typed."""
+    """Every probe of a kernel by name, a word that can be typed."""
     made = [
         *_sizes(op, kernel, device),
         *_mismatches(op, kernel, device),
@@ -86,7 +90,7 @@ def _sizes(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:
         same_as_legal = not op.domain.refusals(below) and _shapes(op, below) == _shapes(op, sizes)
         if same_as_legal or _bytes(op, sizes) > MAX_BYTES:
             continue  # k = 65 of two packed codes a byte has the shapes of k = 64
-        case = Case(**{**base.__dict__, "sizes": tuple(sizes.items())})
+        case = replace(base, sizes=tuple(sizes.items()))
         names = tuple(n for n, s in op.inputs.items() if any(axis in w for w in s.shape))
         yield Probe(
             f"{axis}={value}",
@@ -119,25 +123,29 @@ def _mismatches(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]
 
 
 def _shares(word: str, shape: tuple[str, ...]) -> bool:
-    axis = word.split("//")[0].split("*")[0]
-    return any(axis == other.split("//")[0].split("*")[0] for other in shape)
+    return any(expression.axes(word) & expression.axes(other) for other in shape)
+
+
+_CHANGES: Final[dict[str, tuple[Callable[[Tensor], object], type[Exception]]]] = {
+    "dtype=float64": (lambda tensor: tensor.double(), TypeError),
+    "dtype=int16": (lambda tensor: tensor.to(torch.int16), TypeError),
+    "rank+1": (lambda tensor: tensor.unsqueeze(0), ValueError),
+    "rank-1": (lambda tensor: tensor[0], ValueError),
+    "device=meta": (lambda tensor: tensor.to("meta"), ValueError),
+    "=list": (lambda tensor: tensor.tolist(), TypeError),
+}
 
 
 def _wrong_inputs(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:
     base = base_case(op, kernel)
+    partners = Counter(spec.optional for spec in op.inputs.values() if spec.optional)
     for name, spec in op.inputs.items():
-        yield _replaced(op, base, device, f"{name}.dtype=float64", name, lambda t: t.double(), TypeError)
-        wrong = torch.int16 if spec.role == "code" else torch.int32
-        yield _replaced(
-            op, base, device, f"{name}.dtype={str(wrong)[6:]}", name, lambda t, w=wrong: t.to(w), TypeError
-        )
-        yield _replaced(op, base, device, f"{name}.rank+1", name, lambda t: t.unsqueeze(0), ValueError)
-        yield _replaced(op, base, device, f"{name}.rank-1", name, lambda t: t[0], ValueError)
-        yield _replaced(op, base, device, f"{name}.device=meta", name, lambda t: t.to("meta"), ValueError)
-        yield _replaced(op, base, device, f"{name}=list", name, lambda t: t.tolist(), TypeError)
+        for word, (change, refusal) in _CHANGES.items():
+            label = f"{name}{word}" if word.startswith("=") else f"{name}.{word}"
+            yield _replaced(op, base, device, label, name, change, refusal)
         if spec.optional is None:
             yield _replaced(op, base, device, f"{name}=None", name, lambda _: None, TypeError)
-        elif sum(other.optional == spec.optional for other in op.inputs.values()) > 1:
+        elif partners[spec.optional] > 1:
             yield _replaced(op, base, device, f"{name}=None", name, lambda _: None, ValueError)
 
 
@@ -147,7 +155,7 @@ def _replaced(
     device: torch.device,
     label: str,
     name: str,
-    change: Callable[[torch.Tensor], object],
+    change: Callable[[Tensor], object],
     refusal: type[Exception],
 ) -> Probe:
     def make() -> Call:
@@ -168,7 +176,7 @@ def _layouts(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:
     for name, spec in op.inputs.items():
         promised = kernel.layouts if name == first else ("contiguous",)
         for layout in LAYOUTS:
-            if layout in promised or (len(spec.shape) < 2 and layout != "offset"):
+            if layout in promised or (len(spec.shape) == 1 and layout != "offset"):
                 continue
             yield Probe(
                 f"{name}.layout={layout}",
@@ -200,16 +208,16 @@ def _parameters(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]
     yield Probe(f"arch={BELOW}", call_with, (NotImplementedError,), (BELOW,), arch=BELOW)
 
 
-def _resized(
-    op: Op, base: Case, device: torch.device, name: str, shape: tuple[int, ...]
-) -> Call:
+def _resized(op: Op, base: Case, device: torch.device, name: str, shape: tuple[int, ...]) -> Call:
     call = build(op, base, device)
     guarded = call.inputs[name]
     if guarded is None:
         msg = f"{name} is missing from {base.id}"
         raise ValueError(msg)
     fresh = torch.ones(shape, dtype=guarded.tensor.dtype)
-    return Call({**call.inputs, name: guard_input(name, fresh, "contiguous", device)}, call.keywords)
+    return Call(
+        {**call.inputs, name: guard_input(name, fresh, "contiguous", device)}, call.keywords
+    )
 
 
 def _relaid(op: Op, base: Case, device: torch.device, name: str, layout: str) -> Call:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
+from harness import __version__
 from harness.cells import Cell, Evidence, Layer, Verdict
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def read(path: Path) -> Iterator[Record]:
 
 def versions() -> dict[str, str]:
     """Installed versions of what a result depends on, without importing any of it."""
-    found = {}
-    for name in ("kernel-parity", "torch", "triton", "cuda-core", "nvidia-cutlass-dsl", "hypothesis"):
+    found = {"kernel-parity": __version__}
+    for name in ("torch", "triton", "cuda-core", "nvidia-cutlass-dsl", "hypothesis"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -85,9 +85,7 @@ def _truth(
     if value.value.dtype != torch.float64:
         msg = f"the reference of {op.name} returned {name} as {value.value.dtype}; need float64"
         raise InvalidReference(msg)
-    summed = math.prod(
-        expression.evaluate(word, sizes) for word in (spec.sums_over or "1").split()
-    )
+    summed = math.prod(expression.evaluate(word, sizes) for word in (spec.sums_over or "1").split())
     tensor_core = kernel.accumulates == "tensor_core" and spec.sums_over is not None
     budget = Budget(dtype=target, terms_summed=summed, tensor_core=tensor_core, terms=op.terms)
     return Truth(value.value, value.magnitude, budget)

@@ -162,7 +162,10 @@ def _load_file(path: Path) -> None:
 
 
 def _refuse_second(
-    what: str, name: str, place: str, known: Mapping[str, Op] | Mapping[str, Kernel] | Mapping[str, Subject]
+    what: str,
+    name: str,
+    place: str,
+    known: Mapping[str, Op] | Mapping[str, Kernel] | Mapping[str, Subject],
 ) -> None:
     if name in known and known[name].place != place:
         msg = (

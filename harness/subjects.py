@@ -1,4 +1,4 @@
-"""Declarations of what is built over ops: modules for the module layer, models for the e2e layer."""
+"""Declarations of what is built over ops: modules and, for the e2e layer, models."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def subject(
     def declare(build: Build) -> Build:
         code = inspect.unwrap(build).__code__
         place = f"{code.co_filename}:{code.co_firstlineno}"
-        declared = Subject(
-            build.__name__, tuple(ops), Layer(layer), tuple(dtypes), build, place
-        )
+        declared = Subject(build.__name__, tuple(ops), Layer(layer), tuple(dtypes), build, place)
         registry.add_subject(declared)
         return build
 

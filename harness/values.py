@@ -71,8 +71,8 @@ def _outlier(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Te
 
 
 def _tiny(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    exponent = float(torch.randint(10, 21, (), generator=generator))
-    return torch.randn(shape, generator=generator) * 2.0**-exponent
+    exponent = torch.randint(10, 21, (), generator=generator)
+    return torch.randn(shape, generator=generator) * torch.exp2(-exponent)
 
 
 def _huge(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:

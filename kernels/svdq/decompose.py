@@ -65,7 +65,8 @@ def low_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def _leading(gram: Tensor, rank: int) -> Tensor:
     """Eigenvectors [n, min(rank, n)] of the largest eigenvalues, largest first."""
-    return torch.linalg.eigh(gram).eigenvectors.flip(1)[:, :rank]
+    ascending: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return ascending.flip(1)[:, :rank]
 
 
 def stored(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:

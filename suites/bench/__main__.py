@@ -73,7 +73,10 @@ def process(*arguments: str) -> Callable[[], object]:
 
 def _import_milliseconds() -> float:
     """What importing the plugin takes in a fresh process that has imported pytest."""
-    timed = "import time, pytest; t = time.perf_counter(); import harness.plugin; print(time.perf_counter() - t)"
+    timed = (
+        "import time, pytest; start = time.perf_counter(); import harness.plugin; "
+        "print(time.perf_counter() - start)"
+    )
     done = subprocess.run([sys.executable, "-c", timed], check=True, capture_output=True, text=True)
     return 1000 * float(done.stdout)
 
@@ -94,8 +97,9 @@ def main() -> None:
     for kernel in registry.kernels():
         whole, call, reference = overhead(kernel, registry.op(kernel.op))
         print(
-            f"{kernel.name}: an emulated case {1000 * whole:.1f} ms = {whole / (call + reference):.2f}"
-            f" x (bare call {1000 * call:.1f} ms + reference {1000 * reference:.1f} ms)"
+            f"{kernel.name}: an emulated case {1000 * whole:.1f} ms ="
+            f" {whole / (call + reference):.2f} x (bare call {1000 * call:.1f} ms +"
+            f" reference {1000 * reference:.1f} ms)"
         )
 
 

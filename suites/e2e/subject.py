@@ -28,9 +28,7 @@ def sentence_encoder(
 
 
 @cache
-def _run(
-    backend: str, dtype: torch.dtype, device: torch.device, folder: Path | None
-) -> E2EResult:
+def _run(backend: str, dtype: torch.dtype, device: torch.device, folder: Path | None) -> E2EResult:
     from suites.e2e import evaluate, model
 
     return evaluate.check(model.load(folder), backend=backend, device=device, dtype=dtype)

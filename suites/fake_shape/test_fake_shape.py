@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import fakes
+from harness.cells import Evidence
+from harness.check import CASES
 from harness.judge import Judgement
 from harness.probes import base_case, probes
 
@@ -22,7 +24,7 @@ def test_fake_describes_the_real_result(parity: Check) -> None:
         words = fakes.check_case(parity.op, parity.kernel, case, parity.device)
         return Judgement((words,) if words else (), refused=False, comparisons={})
 
-    parity.explore(check)
+    parity.explore(check, examples=parity.settings.cases or CASES[Evidence.FAKE])
 
 
 @pytest.mark.parity(layer="fake_shape")

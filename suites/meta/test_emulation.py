@@ -163,6 +163,15 @@ def test_out_of_range_floats_saturate() -> None:
     given = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e9, -3e9, 2.0**31, 1.5, -1.5])
     actual = convert_emulated(given, torch.int32).tolist()
     assert actual == [2**31 - 1, -(2**31), 0, 2**31 - 1, -(2**31), 2**31 - 1, 1, -1]
+    assert convert_emulated(given, torch.int64)[2] == -(2**63)
+    assert convert_emulated(given.double(), torch.int32)[2] == -(2**31)
+
+
+def test_infinity_becomes_the_largest_number_of_8_bits() -> None:
+    given = torch.tensor([torch.inf, -torch.inf])
+    assert convert_emulated(given, torch.float8_e4m3fn).tolist() == [448, -448]
+    assert convert_emulated(given, torch.float8_e5m2).tolist() == [57344, -57344]
+    assert convert_emulated(given, torch.float8_e5m2, "rtz").tolist() == [torch.inf, -torch.inf]
 
 
 @triton.jit

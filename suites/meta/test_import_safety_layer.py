@@ -1,4 +1,4 @@
-"""A package that is not safe to import without its backend is found out, in the words of its fault."""
+"""A package that is not safe to import without its backend is found, and its fault is named."""
 
 from __future__ import annotations
 
@@ -121,7 +121,6 @@ def imported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     package: Package,
-    request: pytest.FixtureRequest,
 ) -> Iterator[Kernel]:
     """The kernel of a package on the path, imported here, where Triton is as it should be."""
     name = f"parity_scratch_{list(PACKAGES.values()).index(package)}"

@@ -156,9 +156,9 @@ FAKE_FAULTS = {
     ),
     "refuses in another way": Fault(
         FAKE_CHECK,
-        f"    if x.dim() == 2 and x.shape[1] % 64:\n        raise RuntimeError('bad')\n{FAKE_CHECK}",
+        f"    if x.dim() == 2 and x.shape[1] % 64:\n        raise OSError('bad')\n{FAKE_CHECK}",
         ("refuses k=",),
-        ("real raises ValueError: k=", "fake raises RuntimeError: bad"),
+        ("real raises ValueError: k=", "fake raises OSError: bad"),
     ),
     "undeclared mutation": Fault(
         ADD,

@@ -46,7 +46,9 @@ scale_rows.register_autograd(_backward, setup_context=_keep)
 
 
 class Scale(nn.Module):
-    """Scales columns; the sound module that each fault is a change of."""
+    """Scales and shifts columns; the sound module that each fault is a change of."""
+
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,8 +104,8 @@ class CompilesToAnother(Scale):
 
 
 class BreaksTheGraph(Scale):
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
-        torch._dynamo.graph_break()
         return super().forward(x)
 
 

@@ -1,4 +1,4 @@
-"""Six realistic faults in the bundled kernels: the numeric layer turns red and points at the place."""
+"""Six realistic faults in the bundled kernels turn the numeric layer red, and are located."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_unedited_source_is_green(tmp_path: Path) -> None:
             reproduce=str,
         )
         check.explore(check.judge_against_reference)
-    assert check.figures["cases"] >= 20
+    assert check.counts["cases"] >= 20
 
 
 def test_a_mutant_whose_anchor_is_gone_is_an_error(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_the_compilers_message_is_kept() -> None:
 
 
 def test_more_shared_memory_than_a_block_has_is_a_failure() -> None:
-    launch = product_launch(256, num_warps=8)
+    launch = product_launch(256, num_warps=32)
     with pytest.raises(CompileFailed, match=r"\d+ bytes of shared memory, of 101376"):
         compile_launch(launch, "sm86")
 

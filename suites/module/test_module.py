@@ -1,4 +1,4 @@
-"""The module layer: each module over a kernel against its dense twin, its state, its ways to run."""
+"""The module layer: each module against its dense twin, its state, its ways to run."""
 
 from __future__ import annotations
 
