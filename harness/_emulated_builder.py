@@ -32,6 +32,18 @@ _Handle = interpreter.TensorHandle
 _NO_CONVERSION = ("fp8e4b15", "fp8e4b8", "fp8e5b16")
 
 
+_native_storage_of = interpreter._get_np_dtype
+_storages: dict[str, np.dtype[Any]] = {}
+
+
+def _storage_of(dtype: Any) -> np.dtype[Any]:
+    """As the interpreter's own, which builds its table anew at each of very many calls."""
+    scalar = dtype.scalar
+    if scalar.name not in _storages:
+        _storages[scalar.name] = _native_storage_of(scalar)
+    return _storages[scalar.name]
+
+
 class Unsupported(Exception):
     """What an operation cannot imitate; the launch adds the kernel's name."""
 
@@ -52,7 +64,7 @@ def block(data: Array, dtype: Any, rounding: Rounding = "rn") -> Any:
     if scalar.name in _NO_CONVERSION:
         msg = f"{scalar.name} is not a format of the emulated GPUs; use fp8e4nv or fp8e5"
         raise Unsupported(msg)
-    storage = interpreter._get_np_dtype(scalar)
+    storage = _storage_of(scalar)
     if scalar.name in FORMATS and data.dtype.kind == "f" and data.dtype != storage:
         data = encode(data, scalar.name, rounding).view(storage)
     return _Handle(data.astype(storage, copy=False), scalar)
@@ -128,7 +140,7 @@ def _convert(src: Any, dst_type: Any, rounding: Rounding = "rn") -> Any:
         if rounding == "rz" and target.is_fp32():
             return _Handle(_toward_zero(wide), target)
         return block(wide, target, rounding)
-    storage = interpreter._get_np_dtype(target)
+    storage = _storage_of(target)
     return _Handle(
         to_integer(data, storage) if data.dtype.kind == "f" else data.astype(storage), target
     )
@@ -153,7 +165,7 @@ def _get_bfloat16(self: Any, value: float) -> Any:
 
 
 def _all_ones(self: Any, type: Any) -> Any:  # noqa: A002  - the interpreter's name
-    storage = interpreter._get_np_dtype(type)
+    storage = _storage_of(type)
     if storage.kind not in "iub":
         msg = f"type={type!r} has no value of all ones; use an integer type"
         raise TypeError(msg)
@@ -244,7 +256,7 @@ def _extern_elementwise(
         msg = f"it calls {symbol}{f' of {path}' if path else ''}, which has no counterpart here"
         raise Unsupported(msg)
     output = np.asarray(function(*(values(argument) for argument in arguments)))
-    return block(output.astype(interpreter._get_np_dtype(result.scalar)), result)
+    return block(output.astype(_storage_of(result.scalar)), result)
 
 
 # Programs run one after another here, so a kernel never waits for the one before it.
@@ -263,7 +275,7 @@ def _inline_asm(
     if not _NO_EFFECT.match(asm):
         msg = f"it contains inline PTX: {' '.join(asm.split())[:80]!r}"
         raise Unsupported(msg)
-    results = [_Handle(np.zeros(1, dtype=interpreter._get_np_dtype(t)), t.scalar) for t in types]
+    results = [_Handle(np.zeros(1, dtype=_storage_of(t)), t.scalar) for t in types]
     return SimpleNamespace(get_result=results.__getitem__)
 
 
@@ -292,6 +304,7 @@ METHODS: dict[str, Any] = {
 """Methods of ``InterpreterBuilder``."""
 
 MODULE_FUNCTIONS: dict[str, Any] = {
+    "_get_np_dtype": _storage_of,
     "_mxfp_value_handle_to_float32": _scaled_operand,
     "_dot_scaled_scale_to_f32": _scale_to_float32,
 }

@@ -32,6 +32,8 @@ GROUP: Final = 64
 MAX_M: Final = 2**20
 MAX_K: Final = 65536
 MAX_R: Final = 256
+# Left alone, ptxas may spill around the slow path of a division, a call, to reach a rounder count.
+MAX_REGISTERS: Final = 255
 _GROUP = tl.constexpr(GROUP)
 _ROUND = tl.constexpr(1.5 * 2.0**23)  # added and taken away: rounds to integer, half to even
 
@@ -196,6 +198,7 @@ def _svdq_quantize_w4a4_act_fuse_lora(
             num_warps=tiling.num_warps,
             num_stages=tiling.num_stages,
             enable_fp_fusion=False,
+            maxnreg=MAX_REGISTERS,
         )
     return codes, ascales, lora_act
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import compilation
-from harness.triton_aot import CompileFailed
+from harness.subjects import Unavailable
+from harness.triton_aot import CompileFailed, InspectionFailed
 
 if TYPE_CHECKING:
     from harness.case import Case
@@ -23,6 +24,8 @@ def test_compiles_to_the_expected_machine_code(parity: Check) -> None:
             made = compilation.compile_case(parity.op, parity.kernel, case, parity.cell.arch)
         except CompileFailed as error:
             return str(error)
+        except InspectionFailed as error:
+            raise Unavailable(str(error)) from error
         compiled.append(made)
         return "; ".join(compilation.problems(parity.kernel, made, parity.cell.arch))
 
