@@ -18,7 +18,7 @@ from harness.values import FAMILIES
 
 if TYPE_CHECKING:
     from harness.declare import Kernel, Op
-    from harness.domain import Domain, Size
+    from harness.domain import Size
 
 EVERY: Final = 128  # legal sizes of an axis from the smallest on that are all in its table
 PRIMES: Final = (211, 509, 1021, 4093, 8191)
@@ -26,14 +26,14 @@ PRIMES: Final = (211, 509, 1021, 4093, 8191)
 
 @dataclass(frozen=True)
 class Limits:
-    """How large generated cases may get: any axis, and the product of all axes."""
+    """How large generated cases may get: any axis, and all inputs and outputs together."""
 
     axis: int
-    work: int
+    elements: int
 
 
-EMULATED: Final = Limits(axis=600, work=2**20)  # about 50 ms a case in the interpreter
-DEVICE: Final = Limits(axis=16384, work=2**26)
+EMULATED: Final = Limits(axis=400, elements=2**17)  # the largest take about a second
+DEVICE: Final = Limits(axis=16384, elements=2**23)
 
 
 def table(size: Size, *, cap: int) -> tuple[int, ...]:
@@ -59,29 +59,34 @@ def sizes(size: Size, *, cap: int) -> st.SearchStrategy[int]:
     return st.sampled_from(table(size, cap=cap))
 
 
-def size_maps(domain: Domain, *, limits: Limits) -> st.SearchStrategy[dict[str, int]]:
-    """Sizes of all axes within the domain and ``limits``.
+def size_maps(op: Op, *, limits: Limits) -> st.SearchStrategy[dict[str, int]]:
+    """Sizes of all axes within the op's domain and ``limits``.
 
-    Axes are drawn apart from each other, then the largest is halved until the product fits: that
+    Axes are drawn apart from each other, then the largest is halved until the tensors fit: that
     keeps shrinking simple, and one long axis is as likely as several middling ones.
     """
     drawn = st.fixed_dictionaries(
-        {axis: sizes(size, cap=limits.axis) for axis, size in domain.sizes.items()}
+        {axis: sizes(size, cap=limits.axis) for axis, size in op.domain.sizes.items()}
     )
-    fitted = drawn.map(lambda found: _fit(found, domain, limits))
-    return fitted.filter(lambda found: not domain.refusals(found))
+    fitted = drawn.map(lambda found: _fit(found, op, limits))
+    return fitted.filter(lambda found: not op.domain.refusals(found))
 
 
-def _fit(found: dict[str, int], domain: Domain, limits: Limits) -> dict[str, int]:
-    fitted = dict(found)
-    while math.prod(max(1, value) for value in fitted.values()) > limits.work:
-        axis = max(fitted, key=lambda axis: fitted[axis] / max(1, domain.sizes[axis].smallest))
-        size = domain.sizes[axis]
-        smaller = fitted[axis] // 2 // size.multiple_of * size.multiple_of
-        if smaller < size.smallest:
+def _fit(found: dict[str, int], op: Op, limits: Limits) -> dict[str, int]:
+    fitted, bounds = dict(found), op.domain.sizes
+    while _elements(op, fitted) > limits.elements:
+        axis = max(fitted, key=lambda axis: fitted[axis] / max(1, bounds[axis].smallest))
+        smaller = fitted[axis] // 2 // bounds[axis].multiple_of * bounds[axis].multiple_of
+        if smaller < bounds[axis].smallest:
             break  # every axis is at its smallest: the op's smallest case is above the limit
         fitted[axis] = smaller
     return fitted
+
+
+def _elements(op: Op, sizes: dict[str, int]) -> int:
+    shapes = [spec.dims(sizes) for spec in op.inputs.values()]
+    shapes += [spec.dims(sizes) for spec in op.outputs.values()]
+    return sum(math.prod(shape) for shape in shapes)
 
 
 @st.composite
@@ -95,7 +100,7 @@ def cases(
     limits: Limits = EMULATED,
 ) -> Case:
     """Cases of ``op`` for ``kernel`` with one dtype and one configuration."""
-    found = draw(size_maps(op.domain, limits=limits))
+    found = draw(size_maps(op, limits=limits))
     values = draw(st.sampled_from([f for f in FAMILIES if f not in op.excludes]))
     layout = draw(st.sampled_from(kernel.layouts))
     seed = draw(st.integers(0, 2**16 - 1))

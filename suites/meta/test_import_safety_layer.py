@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 LAZY = """
 import importlib
 
+from harness import backends
+
 __all__ = ["double"]
 
 
 def __getattr__(name):
     if name not in __all__:
         raise AttributeError(name)
+    backends.require("triton")
     return importlib.import_module(f"{__name__}.in_triton").double
 """
 EAGER = """
@@ -64,12 +67,6 @@ class Package:
 PACKAGES = {
     "lazy": Package(),
     "reached by its module": Package(top=""),
-    "asks the harness for its backend": Package(
-        module=IN_TRITON.replace(
-            "import triton\n",
-            "from harness import backends\n\ntriton = backends.require('triton')\n",
-        )
-    ),
     "eager": Package(
         top=EAGER,
         finds={
@@ -85,7 +82,12 @@ PACKAGES = {
             "old": "importing its package imports triton",
         },
     ),
+    "lazy, and does not ask for a version": Package(
+        top=LAZY.replace('    backends.require("triton")\n', ""),
+        finds={"old": "raises no ImportError but AttributeError: module 'triton' has no attribute"},
+    ),
     "hides which backend is missing": Package(
+        top="",
         module=IN_TRITON.replace(
             "import triton\n",
             "try:\n    import triton\nexcept ImportError:\n"
@@ -96,6 +98,7 @@ PACKAGES = {
         ),
     ),
     "turns a missing backend into a name error": Package(
+        top="",
         module=IN_TRITON.replace(
             "import triton\n", "try:\n    import triton\nexcept ImportError:\n    pass\n"
         ),
@@ -105,12 +108,7 @@ PACKAGES = {
         ),
     ),
     "forgets its error": Package(
-        top=LAZY.replace(
-            '    return importlib.import_module(f"{__name__}.in_triton").double\n',
-            "    globals()[name] = None\n"
-            '    globals()[name] = importlib.import_module(f"{__name__}.in_triton").double\n'
-            "    return globals()[name]\n",
-        ),
+        top=LAZY.replace("    backends", "    globals()[name] = None\n    backends"),
         finds=dict.fromkeys(SCENARIOS, "a second use fails differently: not at all"),
     ),
 }
@@ -157,6 +155,7 @@ def test_a_context_made_by_an_import_is_found(imported: Kernel) -> None:
         second_error="",
         names_backend=False,
         is_import_error=False,
+        lazy=True,
     )
     assert problems(imported, "absent", harmless) == []
     harmful = replace(harmless, cuda_context=True)

@@ -18,9 +18,10 @@ from suites.meta.users_project import (
     NUMERIC,
     TOYS,
     Project,
+    failure,
+    import_what_a_check_imports_late,
     make,
     ran,
-    failure,
     refusal,
 )
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 pytest_plugins = ("pytester",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    import_what_a_check_imports_late()
 
 
 @pytest.fixture
@@ -78,53 +84,31 @@ def test_filters_select_cells(project: Project, options: Sequence[str], ids: set
     assert {line.partition("[")[2][:-1] for line in result.outlines if "[" in line} == ids
 
 
+CASE: Final = (
+    "--case=double.triton/m=1,n=6,dtype=float32,"
+    "values=normal,layout=contiguous,config=default,seed=0"
+)
 UNKNOWN = {
-    "kernel": (
-        ["--kernel=dubble.triton"],
-        "kernel 'dubble.triton' is unknown; known: double.triton, ",
-    ),
-    "op": (["--op=dubble"], "op 'dubble' is unknown; known: double"),
+    "kernel": (["--kernel=triple"], "kernel 'triple' is unknown; known: double.triton, "),
+    "op": (["--op=triple"], "op 'triple' is unknown; known: double"),
     "layer": (["--layer=numerics"], "argument --layer: invalid choice: 'numerics' (choose from "),
     "cases": (["--cases=0"], "--cases='0' is not a whole number of at least 1"),
     "seed": (["--parity-seed=x"], "argument --parity-seed: invalid int value: 'x'"),
-    "kernel of a case": (
-        ["--case=dubble.triton/m=1"],
-        "kernel 'dubble.triton' is unknown; known: ",
-    ),
+    "case of no kernel": (["--case=triple/m=1"], "kernel 'triple' is unknown; known: double.tri"),
     "case without fields": (["--case=double.triton"], "case='double.triton': "),
-    "case with too few fields": (
+    "case of too few fields": (
         ["--case=double.triton/m=1,dtype=float32,values=normal"],
         "missing or unknown fields ['config', 'layout', 'n', 'seed']",
     ),
-    "case outside the domain": (
-        [
-            "--case=double.triton/m=1,n=65,dtype=float32,values=normal,layout=contiguous,config=default,seed=0"
-        ],
-        "n=65 is outside 1..64",
-    ),
-    "case of unknown values": (
-        [
-            "--case=double.triton/m=1,n=6,dtype=float32,values=odd,layout=contiguous,config=default,seed=0"
-        ],
-        "'odd'",
-    ),
-    "case of unknown layout": (
-        [
-            "--case=double.triton/m=1,n=6,dtype=float32,values=normal,layout=odd,config=default,seed=0"
-        ],
-        "'odd'",
-    ),
+    "case outside the domain": ([CASE.replace("n=6", "n=65")], "n=65 is outside 1..64"),
+    "case of unknown values": ([CASE.replace("normal", "odd")], "values='odd' is not in ['normal'"),
+    "case of unknown layout": ([CASE.replace("contiguous", "odd")], "layout='odd' is not in ['con"),
+    "case of an unknown group": ([CASE.replace("values", "without=lora,values")], "'lora'"),
     "case of another layer": (
         ["--case=double.triton/probe=m=65"],
         "--case='double.triton/probe=m=65' belongs to none of the selected tests",
     ),
-    "case of another kernel": (
-        [
-            "--case=double.triton/m=1,n=6,dtype=float32,values=normal,layout=contiguous,config=default,seed=0",
-            BAD,
-        ],
-        "belongs to none of the selected tests",
-    ),
+    "case of another kernel": ([CASE, BAD], "belongs to none of the selected tests"),
 }
 
 
@@ -133,39 +117,30 @@ def test_a_wrong_option_is_refused(project: Project, options: Sequence[str], wor
     assert words in refusal(project.run(*NUMERIC, *options))
 
 
-TWICE: Final = f"{TOYS}\n\n@kernel('double', backend='triton', arch='sm90')\ndef again(x): ..."
 DECLARATIONS = {
-    "missing file": (
-        "nothing.py",
-        "",
-        "nothing.py' is no file; give a package, module or existing",
-    ),
-    "missing package": (
-        "nothing",
-        "",
-        "declare='nothing' is no importable package; give a package",
-    ),
+    "missing file": ("nothing.py", "", "nothing.py' is no file; give a package, module or exist"),
+    "missing package": ("nothing", "", "declare='nothing' is no importable package; give a pack"),
     "unknown op": (
         "mine.py",
-        "from harness import kernel\n\n\n@kernel('dubble', backend='triton', arch='sm90')\ndef f(x): ...",
-        "mine.py:4 implements op='dubble', which nobody declared; known ops: none; declare it with @op",
+        "kernel('triple', backend='triton', arch='sm90')(len)",
+        "implements op='triple', which nobody declared; known ops: none; declare it with @op",
     ),
     "unknown backend": (
         "mine.py",
-        "from harness import kernel\n\nkernel('double', backend='trition', arch='sm90')",
+        "kernel('double', backend='trition', arch='sm90')",
         "backend='trition' of a kernel of 'double' is unknown; use triton, cuda, cutedsl",
     ),
     "unknown arch": (
         "mine.py",
-        "from harness import kernel\n\nkernel('double', backend='triton', arch='sm91')",
-        "arch='sm91' covers none of",
+        "kernel('double', backend='triton', arch='sm91')",
+        "arch='sm91' covers none of sm80, ",
     ),
     "a crash": (
         "mine.py",
-        "x = 1\nraise RuntimeError('driver too old')",
+        "raise RuntimeError('driver too old')",
         "mine.py:2: RuntimeError: driver too old",
     ),
-    "a typo": ("mine.py", "x = 1\ndef f(:", "mine.py:2: SyntaxError: "),
+    "a typo": ("mine.py", "def f(:", "mine.py:2: SyntaxError: "),
     "missing language": (
         "mine.py",
         "import no_such_language",
@@ -179,18 +154,18 @@ def test_a_wrong_declaration_is_refused(
     project: Project, target: str, source: str, words: str
 ) -> None:
     if source:
-        project.write(mine=source)
+        project.write(mine=f"from harness import kernel\n{source}")
     assert words in refusal(project.run(*NUMERIC, declare=target))
 
 
 def test_a_second_declaration_names_both_places(project: Project) -> None:
-    project.write(mine=TWICE)
+    again = "@kernel('double', backend='triton', arch='sm90')\ndef again(x): ..."
+    project.write(mine=f"{TOYS}\n{again}")
     said = refusal(project.run(*NUMERIC, declare="mine.py"))
     assert "kernel 'double.triton' is declared twice: at " in said
-    first, second = (
-        TWICE.splitlines().index(line) for line in ("def good(x):", "def again(x): ...")
-    )
-    assert {int(n) for n in re.findall(r"mine\.py:(\d+)", said)} == {first, second}
+    lines = (project.pytester.path / "mine.py").read_text().splitlines()
+    places = {lines.index("def good(x):"), lines.index("def again(x): ...")}  # of the decorators
+    assert {int(number) for number in re.findall(r"mine\.py:(\d+)", said)} == places
 
 
 def test_workers_do_not_hide_a_refusal(project: Project) -> None:
@@ -212,23 +187,31 @@ BROKEN_IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("source", BROKEN_IMPORTS.values(), ids=BROKEN_IMPORTS)
-@pytest.mark.parametrize("as_package", [False, True], ids=["module", "package"])
-def test_a_module_that_does_not_import_fails_by_its_name(
-    project: Project,
-    source: str,
-    as_package: bool,  # noqa: FBT001 - a test's parameter
-) -> None:
-    broken = "broken/__init__.py" if as_package else "broken.py"
+def write_package(project: Project, broken: str, source: str) -> None:
+    """Write the package ``mine`` of the toys and a file that does not import."""
     package = project.pytester.mkpydir("mine")
     (package / broken).parent.mkdir(exist_ok=True)
     (package / broken).write_text(source)
     (package / "toys.py").write_text(TOYS)
     project.pytester.syspathinsert()
-    only = ("-k", "every_declared_module_loaded")
+
+
+@pytest.mark.parametrize("source", BROKEN_IMPORTS.values(), ids=BROKEN_IMPORTS)
+@pytest.mark.parametrize("broken", ["broken.py", "broken/__init__.py"])
+def test_a_module_that_does_not_import_fails_by_its_name(
+    project: Project, broken: str, source: str
+) -> None:
+    write_package(project, broken, source)
+    only = ("-m", "import_safety and cpu", "-k", "every_declared_module_loaded")
     result = project.run("--pyargs", "suites.import_safety", *only, declare="mine")
     assert ran(result) == {"failed": 1}
     assert any("mine.broken" in line for line in failure(result))
+
+
+def test_an_unknown_kernel_may_be_in_a_module_that_did_not_load(project: Project) -> None:
+    write_package(project, "broken.py", "import no_such_language")
+    said = refusal(project.run(*NUMERIC, "--kernel=triple", declare="mine"))
+    assert "mine.broken did not load: No module named 'no_such_language'" in said
 
 
 def test_a_kernel_without_an_operator_has_no_fake(project: Project) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import tempfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -105,7 +104,6 @@ class Project:
     def command(self, *words: str) -> pytest.RunResult:
         """Run the command line of those words in this process."""
         assert words[0] == "pytest", words
-        _import_what_a_check_imports_late()
         with registry.scratch():
             return self.pytester.runpytest_inprocess(*words[1:])
 
@@ -131,9 +129,12 @@ def make(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(pytester)
 
 
-@cache
-def _import_what_a_check_imports_late() -> None:
-    """pytester forgets the modules that a run imports, and torch survives no second import."""
+def import_what_a_check_imports_late() -> None:
+    """Import it for good, before ``pytester`` is there.
+
+    pytester forgets the modules that were imported in its time, and torch survives no second
+    import.
+    """
     with registry.scratch(), tempfile.TemporaryDirectory() as folder:
         toys = Path(folder, "toys.py")
         toys.write_text(TOYS)
