@@ -73,7 +73,8 @@ def size_maps(op: Op, *, limits: Limits) -> st.SearchStrategy[dict[str, int]]:
 
 
 def _fit(found: dict[str, int], op: Op, limits: Limits) -> dict[str, int]:
-    fitted, bounds = dict(found), op.domain.sizes
+    bounds = op.domain.sizes
+    fitted = {axis: found[axis] for axis in bounds}  # Hypothesis may draw them in another order
     while _elements(op, fitted) > limits.elements:
         axis = max(fitted, key=lambda axis: fitted[axis] / max(1, bounds[axis].smallest))
         smaller = fitted[axis] // 2 // bounds[axis].multiple_of * bounds[axis].multiple_of
