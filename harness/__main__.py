@@ -60,14 +60,14 @@ def _list(options: argparse.Namespace) -> int:
         }
         for kernel in registry.kernels()
     ]
+    for module, error in registry.load_errors().items():
+        print(f"{module}: not loaded: {error}", file=sys.stderr)
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
     for row in rows:
         print(f"{row['kernel']}\n  op {row['op']}, backend {row['backend']}, {row['place']}")
         print(f"  archs  {' '.join(row['archs'])}\n  layers {' '.join(row['layers'])}")
-    for module, error in registry.load_errors().items():
-        print(f"{module}: not loaded: {error}")
     return 0
 
 

@@ -99,9 +99,16 @@ def _integer(text: str, word: str) -> int:
 
 
 def _check(case: Case, op: Op) -> None:
+    from harness.buffers import LAYOUTS
+    from harness.values import FAMILIES
+
     reasons = list(op.domain.refusals(case.size_of))
     configs = (DEFAULT, *registry.kernel(case.kernel).configs)
     choices = {"dtype": (case.dtype, op.dtypes), "config": (case.config, configs)}
+    choices |= {"values": (case.values, tuple(FAMILIES)), "layout": (case.layout, LAYOUTS)}
+    reasons += [
+        f"without={g!r} is not in {list(op.groups)}" for g in case.without if g not in op.groups
+    ]
     choices |= {name: (label, tuple(op.params[name])) for name, label in case.params}
     reasons += [f"{k}={v!r} is not in {list(ok)}" for k, (v, ok) in choices.items() if v not in ok]
     if reasons:

@@ -37,25 +37,29 @@ class Compiled:
     artifacts: tuple[Artifact, ...]
 
 
-def representative(op: Op, kernel: Kernel) -> Iterator[Case]:
-    """Every configuration in every dtype at aligned sizes, and more of the default one.
+def representative(op: Op, kernel: Kernel, arch: str) -> Iterator[Case]:
+    """What is compiled for ``arch``: every configuration, dtype and value of a parameter.
 
-    That one compiles at ragged sizes too, and once for every value of every parameter.
+    At aligned sizes: the default configuration in every dtype and with every value of every
+    parameter, each named one in one dtype. Which one turns with the arch, so that over the archs
+    of a kernel all combinations are compiled at a fraction of the time. At ragged sizes: the
+    default.
     """
     aligned = tuple(
         (axis, min(size.max, max(size.smallest, ALIGNED // size.multiple_of * size.multiple_of)))
         for axis, size in op.domain.sizes.items()
     )
+    base = replace(base_case(op, kernel), sizes=aligned)
     for dtype in op.dtypes:
-        base = base_case(op, kernel, dtype)
-        for config in (DEFAULT, *kernel.configs):
-            yield replace(base, sizes=aligned, config=config)
-    ragged = base_case(op, kernel)
-    yield ragged
+        yield replace(base, dtype=dtype)
+    for index, config in enumerate(kernel.configs, start=kernel.archs.index(arch)):
+        yield replace(base, config=config, dtype=op.dtypes[index % len(op.dtypes)])
     for name, labels in op.params.items():
         for label in list(labels)[1:]:
-            params = tuple((n, label if n == name else old) for n, old in ragged.params)
-            yield replace(ragged, sizes=aligned, params=params)
+            yield replace(
+                base, params=tuple((n, label if n == name else old) for n, old in base.params)
+            )
+    yield base_case(op, kernel)
 
 
 def compile_case(op: Op, kernel: Kernel, case: Case, arch: str) -> Compiled:

@@ -30,6 +30,8 @@ _ARCH_WORDS: Final = {
 }
 _RECORD: Final = "kernel_parity_record"
 _INVENTORY: Final = "kernel_parity_inventory"
+_REFUSAL: Final = "kernel_parity_refusal"
+_PROBE: Final = "/probe="  # in the id of what is no generated case
 _PROGRESS_SECONDS: Final = 1.0
 
 
@@ -52,6 +54,7 @@ class Run:
 
     started: float = field(default_factory=time.monotonic)
     loaded: bool = False
+    refusal: str = ""  # why nothing could be loaded
     records: list[Record] = field(default_factory=list)
     inventory: dict[Cell, None] = field(default_factory=dict)  # an ordered set
     last_progress: float = 0.0
@@ -181,45 +184,50 @@ def _load(config: pytest.Config) -> None:
     from harness import registry
     from harness.cells import inventory
 
+    run.loaded = True
     try:
         registry.load_all([*config.getini("parity_declare"), *config.option.declare])
-        run.inventory.update(dict.fromkeys(inventory(registry.kernels(), registry.subjects())))
+        cells = inventory(registry.kernels(), registry.subjects())
         _check_filters(config)
     except (LookupError, ValueError, ImportError) as error:
-        # A usage error raised while collecting would print as a crash of the plugin.
-        pytest.exit(f"kernel-parity: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-    run.loaded = True
+        run.refusal = str(error)
+    else:
+        run.inventory.update(dict.fromkeys(cells))
 
 
 def _check_filters(config: pytest.Config) -> None:
     from harness import registry
-    from harness.case import kernel_of
+    from harness.case import kernel_of, parse
 
     for name in config.option.kernel:
         registry.kernel(name)
     for name in config.option.op:
         registry.op(name)
-    if config.option.case:
-        registry.kernel(kernel_of(config.option.case))
+    if case := config.option.case:
+        registry.kernel(kernel_of(case))
+        if _PROBE not in case:
+            parse(case)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Apply ``--kernel``, ``--op``, ``--layer`` and ``--case``; layers in their order."""
-    dropped = [item for item in items if not _wanted(config, item)]
+    run = config.stash[RUN]
+    if _selects_cells(config):
+        _load(config)
+    dropped = [item for item in items if run.refusal or not _wanted(config, item)]
     if dropped:
         config.hook.pytest_deselected(items=[i for i in dropped if _request(i) or not _is_ours(i)])
         gone = set(map(id, dropped))
         items[:] = [item for item in items if id(item) not in gone]
-    if config.option.case and not items:
-        msg = f"--case={config.option.case!r} belongs to none of the selected tests"
-        raise pytest.UsageError(msg)
+    if config.option.case and not items and not run.refusal:
+        run.refusal = f"--case={config.option.case!r} belongs to none of the selected tests"
 
 
 def _wanted(config: pytest.Config, item: pytest.Item) -> bool:
     option, request = config.option, _request(item)
     if request is None:
-        return not _is_ours(item) and not _selects_cells(config)
+        return not _is_ours(item) and (not _selects_cells(config) or _is_of_all(config, item))
     from harness import registry
     from harness.case import kernel_of
 
@@ -232,6 +240,16 @@ def _wanted(config: pytest.Config, item: pytest.Item) -> bool:
             not option.case
             or (kernel_of(option.case) == kernel.name and _has(option.case, request))
         )
+    )
+
+
+def _is_of_all(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether a test of a layer is over all that is declared, and no option asks for less."""
+    option, marker = config.option, item.get_closest_marker("parity")
+    return (
+        marker is not None
+        and not (option.kernel or option.op or option.case)
+        and (not option.layer or marker.kwargs["layer"] in option.layer)
     )
 
 
@@ -248,9 +266,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def _has(case_id: str, request: Request) -> bool:
-    if "/probe=" in case_id:
-        return request.dtype is None
-    return request.dtype is not None and f"dtype={request.dtype}," in case_id
+    if _PROBE in case_id:
+        return request.dtype is None and request.cell.layer is not Layer.COMPILE
+    if request.dtype is None:
+        return request.cell.layer is Layer.COMPILE  # its cases are a list over all dtypes
+    return f"dtype={request.dtype}," in case_id
 
 
 def _is_ours(item: pytest.Item) -> bool:
@@ -416,14 +436,22 @@ class _Collector:
     def pytest_testnodedown(self, node: object, error: object) -> None:
         output = getattr(node, "workeroutput", {})
         cells = (Cell(k, a, Layer(v)) for k, a, v in output.get(_INVENTORY, ()))
-        self._config.stash[RUN].inventory.update(dict.fromkeys(cells))
+        run = self._config.stash[RUN]
+        run.inventory.update(dict.fromkeys(cells))
+        run.refusal = run.refusal or output.get(_REFUSAL, "")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send the inventory from an xdist worker to the controller, which collects no tests."""
-    output = getattr(session.config, "workeroutput", None)
+    """Make a refusal a usage error; send what a worker knows to xdist's controller.
+
+    A usage error that is raised while collecting prints as a crash of the plugin, or of a worker.
+    """
+    run, output = session.config.stash[RUN], getattr(session.config, "workeroutput", None)
+    if output is None and run.refusal:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if output is not None:
-        cells = session.config.stash[RUN].inventory
+        output[_REFUSAL] = run.refusal
+        cells = run.inventory
         output[_INVENTORY] = [(cell.kernel, cell.arch, str(cell.layer)) for cell in cells]
 
 
@@ -434,6 +462,8 @@ def pytest_terminal_summary(
     from harness import table
 
     run = config.stash[RUN]
+    if run.refusal:
+        terminalreporter.write_line(f"ERROR: {run.refusal}", red=True)
     if not run.records:
         return
     results = table.verdicts(run.inventory, run.records)

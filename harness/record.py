@@ -68,15 +68,25 @@ def from_json(line: str, *, where: str = "record") -> Record:
     try:
         record = Record(**fields)
         Layer(record.layer), Verdict(record.verdict), Evidence(record.evidence)
+        _check_types(fields)
     except (TypeError, ValueError) as error:
         msg = f"{where}: {error}; see docs/records.md for the fields"
         raise InvalidRecord(msg) from error
     return record
 
 
+def _check_types(fields: Mapping[str, object]) -> None:
+    kinds = {"figures": dict, "versions": dict, "device": dict, "seed": int, "schema": int}
+    for name, value in fields.items():
+        kind = (int, float) if name == "seconds" else kinds.get(name, str)
+        if not isinstance(value, kind):
+            msg = f"{name}={value!r} is a {type(value).__name__}"
+            raise TypeError(msg)
+
+
 def read(path: Path) -> Iterator[Record]:
     """All records of a file; raises InvalidRecord for a broken line, OSError without the file."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="backslashreplace") as lines:
         for number, line in enumerate(lines, 1):
             yield from_json(line, where=f"{path}:{number}")
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,12 +35,16 @@ class DeclarationNotFound(ImportError):
     """A package, module or file given to ``--declare`` does not exist."""
 
 
+class DeclarationFailed(ImportError):
+    """A module or file given to ``--declare`` raised; the message says what and where."""
+
+
 @dataclass
 class _Registry:
     ops: dict[str, Op] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
-    load_errors: dict[str, ImportError] = field(default_factory=dict)
+    load_errors: dict[str, Exception] = field(default_factory=dict)
 
 
 _current = _Registry()
@@ -91,7 +96,7 @@ def subjects() -> tuple[Subject, ...]:
     return tuple(_current.subjects[name] for name in sorted(_current.subjects))
 
 
-def load_errors() -> dict[str, ImportError]:
+def load_errors() -> dict[str, Exception]:
     """Modules that could not be imported while loading, with their (first) error."""
     return dict(_current.load_errors)
 
@@ -112,14 +117,28 @@ def load(target: str) -> None:
             raise
         msg = f"declare={target!r} is no importable package; give a package, module or .py file"
         raise DeclarationNotFound(msg) from error
-    for info in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{target}."):
+    path = getattr(module, "__path__", ())
+    for info in pkgutil.walk_packages(path, f"{target}.", onerror=lambda _: None):
         _load_submodule(info.name)
 
 
 def load_all(targets: Sequence[str]) -> None:
-    """Load every target in order."""
+    """Load every target in order; raises DeclarationFailed for one that crashes."""
     for target in targets:
-        load(target)
+        try:
+            load(target)
+        except (ImportError, LookupError, ValueError):
+            raise
+        except Exception as error:
+            msg = f"declare={target!r}: {_place_of(error)}: {type(error).__name__}: {error}"
+            raise DeclarationFailed(msg) from error
+
+
+def _place_of(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{last.filename}:{last.lineno}"
 
 
 @contextmanager
@@ -136,7 +155,9 @@ def scratch() -> Iterator[None]:
 def _load_submodule(name: str) -> None:
     try:
         importlib.import_module(name)
-    except ImportError as error:
+    except DuplicateDeclaration:
+        raise
+    except Exception as error:  # noqa: BLE001 - reported by the import_safety layer
         _current.load_errors.setdefault(name, error)
 
 
@@ -180,4 +201,6 @@ def _look_up(what: str, name: str, known: Mapping[str, Declared]) -> Declared:
         return known[name]
     except KeyError:
         msg = f"{what} {name!r} is unknown; known: {', '.join(sorted(known)) or 'none'}"
+        for module, error in _current.load_errors.items():
+            msg += f"; {module} did not load: {error}"
         raise UnknownName(msg) from None

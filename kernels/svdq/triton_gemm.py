@@ -39,6 +39,7 @@ MAX_M: Final = 2**20
 MAX_N: Final = 65536
 MAX_K: Final = 65536
 MAX_R: Final = 256
+MAX_REGISTERS: Final = 255  # left to itself, ptxas spills at 128 for two blocks a multiprocessor
 _GROUP = tl.constexpr(GROUP)
 _BYTES = tl.constexpr(GROUP // 2)
 _RANKS = tl.constexpr(16)  # of a step of the low-rank branch; every legal rank is a multiple
@@ -327,6 +328,7 @@ def _svdq_gemm_w4a4(
             num_warps=tiling.num_warps,
             num_stages=tiling.num_stages,
             enable_fp_fusion=True,
+            maxnreg=MAX_REGISTERS,
         )
     return y
 

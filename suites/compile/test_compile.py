@@ -29,5 +29,6 @@ def test_compiles_to_the_expected_machine_code(parity: Check) -> None:
         compiled.append(made)
         return "; ".join(compilation.problems(parity.kernel, made, parity.cell.arch))
 
-    parity.each_case(list(compilation.representative(parity.op, parity.kernel)), check)
+    cases = compilation.representative(parity.op, parity.kernel, parity.cell.arch)
+    parity.each_case(list(cases), check)
     parity.figures |= compilation.figures(compiled)

@@ -24,5 +24,8 @@ def _words(parity: Check, scenario: str) -> str:
     return "; ".join(problems(kernel, scenario, ask(kernel, scenario)))
 
 
+@pytest.mark.import_safety
+@pytest.mark.cpu
+@pytest.mark.parity(layer="import_safety")
 def test_every_declared_module_loaded() -> None:
     assert not registry.load_errors()

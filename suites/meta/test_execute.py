@@ -341,6 +341,9 @@ def test_the_first_input_has_the_layout_of_the_case() -> None:
     tensors = built(case_of(layout="rows")).tensors
     strides = {name: value.stride() for name, value in tensors.items() if value is not None}
     assert strides == {"x": (22, 1), "scale": (1,), "bias": (1,)}
+    tensors = built(case_of(layout="offset")).tensors
+    offsets = [value.storage_offset() % 16 for value in tensors.values() if value is not None]
+    assert offsets == [1, 0, 0]
 
 
 def test_an_input_has_its_own_dtype_or_that_of_the_case() -> None:

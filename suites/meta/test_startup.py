@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_a_name_of_the_package_brings_in_its_own_module_only() -> None:
 def test_a_run_without_cells_brings_in_nothing_heavy(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     pytester.makeconftest('pytest_plugins = ("harness.plugin",)')
     pytester.makeini("[pytest]\nparity_declare = nothing.asks.for.it")
     pytester.makepyfile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ class Project:
 
 def make(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project with ``TOYS`` in toys.py that finds the plugin, whether or not it is installed."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for workers and child processes
+    # For workers and child processes.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     pytester.makeconftest('pytest_plugins = ("harness.plugin",)')
     pytester.makeini("[pytest]\nstrict = true")
     pytester.makepyfile(toys=TOYS)
