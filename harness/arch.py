@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from harness.registry import WrongDeclaration
+
 ARCHES: Final = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120")
 CPU: Final = "cpu"
 _NAME = re.compile(r"sm(\d{1,2})(\d)")
 _FAMILY = re.compile(r"sm(\d{1,2})x")
 
 
-class InvalidClaim(ValueError):
+class InvalidClaim(WrongDeclaration):
     """A claim that is no arch, no family such as ``sm10x``, no at-least such as ``>=sm80``."""
 
 

@@ -93,9 +93,10 @@ class Budget:
 
 def ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Spacing of ``dtype`` at non-negative float64 ``values``; the subnormal spacing below."""
-    exponent = torch.frexp(values.nan_to_num(0.0, 0.0, 0.0)).exponent - 1
-    least = round(math.log2(torch.finfo(dtype).smallest_normal))
-    return torch.ldexp(torch.ones_like(values), exponent.clamp_min(least) - _MANTISSA_BITS[dtype])
+    # frexp gives zero the exponent of 0.5, so the clamp comes first.
+    normal = values.nan_to_num(0.0, 0.0, 0.0).clamp_min(torch.finfo(dtype).smallest_normal)
+    exponent = torch.frexp(normal).exponent - 1
+    return torch.ldexp(torch.ones_like(values), exponent - _MANTISSA_BITS[dtype])
 
 
 def smallest_subnormal(dtype: torch.dtype) -> float:

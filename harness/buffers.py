@@ -45,7 +45,7 @@ class Guarded:
         changed = torch.nonzero(self.buffer != self.snapshot).reshape(-1)
         if not changed.numel():
             return ""
-        first = int(changed[0]) - GUARD
+        first = int(changed[0]) - self.tensor.storage_offset() * self.tensor.element_size()
         where = "before its first element" if first < 0 else f"at byte {first} from its start"
         return f"{self.name}: {changed.numel()} bytes changed, the first {where}"
 
@@ -150,6 +150,7 @@ _EMPTY: Final = frozenset(
     {
         torch.ops.aten.empty.memory_format,
         torch.ops.aten.empty_like.default,
+        torch.ops.aten.empty_permuted.default,
         torch.ops.aten.empty_strided.default,
         torch.ops.aten.new_empty.default,
         torch.ops.aten.new_empty_strided.default,

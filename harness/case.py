@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from harness.declare import Op
 
 DEFAULT = "default"  # the config that the kernel's own policy chooses
-_FIXED = ("dtype", "without", "values", "layout", "config", "seed")
+FIXED = ("dtype", "without", "values", "layout", "config", "seed")
 
 
 class InvalidCase(ValueError):
@@ -64,7 +64,7 @@ def parse(text: str) -> Case:
     kernel, _, rest = text.partition("/")
     op = registry.op(registry.kernel(kernel).op)
     given = _fields(text, rest)
-    needed = {*op.domain.sizes, *op.params, *_FIXED} - {"without"}
+    needed = {*op.domain.sizes, *op.params, *FIXED} - {"without"}
     if wrong := needed.symmetric_difference(given) - {"without"}:
         msg = f"case={text!r}: missing or unknown fields {sorted(wrong)}; needed: {sorted(needed)}"
         raise InvalidCase(msg)
@@ -87,6 +87,10 @@ def _fields(text: str, rest: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in rest.split(",")]
     if bad := [name for name, sign, _ in pairs if not sign]:
         msg = f"case={text!r}: {bad[0]!r} is not of the form name=value"
+        raise InvalidCase(msg)
+    names = [name for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        msg = f"case={text!r}: {twice[0]!r} is given twice"
         raise InvalidCase(msg)
     return {name: value for name, _, value in pairs}
 

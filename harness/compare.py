@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from harness.budget import ulp
 from harness.locate import describe
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def compare(actual: Tensor, expected: Tensor, magnitude: Tensor, budget: Budget)
 
     NaN and infinities must stand where the reference, rounded to the output dtype, has them; a
     result within its budget of the overflow threshold may stand on either side of it. Raises
-    InvalidReference for a magnitude that is negative or of another shape.
+    InvalidReference for a magnitude of another shape, a negative one, and one that bounds nothing:
+    NaN or infinite where the reference is finite.
     """
     if mismatch := _metadata(actual, expected, dtype=budget.dtype):
         return Comparison("metadata", actual.numel(), message=mismatch)
@@ -89,7 +91,9 @@ def compare(actual: Tensor, expected: Tensor, magnitude: Tensor, budget: Budget)
 
 
 def _may_overflow(expected: Tensor, allowed: Tensor, value: Tensor, dtype: torch.dtype) -> Tensor:
-    reach = expected.abs() + allowed > torch.finfo(dtype).max
+    # What rounds to infinity lies half a spacing beyond the largest; ``allowed`` has that half.
+    largest = torch.tensor(torch.finfo(dtype).max, dtype=torch.float64)
+    reach = expected.abs() + allowed >= float(largest + ulp(largest, dtype))
     return reach & (expected.sign() == value.sign()) & ~expected.isnan()
 
 
@@ -137,6 +141,9 @@ def _check_magnitude(expected: Tensor, magnitude: Tensor) -> None:
         raise InvalidReference(msg)
     if bool((magnitude < 0).any()):
         msg = f"magnitude has a negative value {float(magnitude.min())}; sum absolute values"
+        raise InvalidReference(msg)
+    if bool((expected.isfinite() & ~magnitude.isfinite()).any()):
+        msg = "magnitude is NaN or infinite where expected is finite; that bounds nothing"
         raise InvalidReference(msg)
 
 

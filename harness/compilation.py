@@ -10,7 +10,6 @@ import torch
 
 from harness import arch as arches
 from harness import device as devices
-from harness.case import DEFAULT, Case
 from harness.execute import build
 from harness.launches import capture_launches
 from harness.probes import base_case
@@ -18,6 +17,7 @@ from harness.probes import base_case
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.case import Case
     from harness.declare import Kernel, Op
     from harness.launches import Launch
     from harness.triton_aot import Artifact

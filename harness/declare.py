@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from harness import arch as arches
 from harness import expression, registry
+from harness.case import FIXED
 from harness.domain import UNBOUNDED, Domain, Size
 
 if TYPE_CHECKING:
@@ -24,9 +26,16 @@ Backend = Literal["triton", "cuda", "cutedsl"]
 BACKENDS: Final = ("triton", "cuda", "cutedsl")
 ACCUMULATIONS: Final = ("fp32", "tensor_core")
 ROLES: Final = ("data", "weight", "scale", "code")
+DTYPES: Final = (
+    *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
+_HEAD: Final = re.compile(r"[^\s/]+")  # a kernel's name ends at the first slash of a case id
+_LABEL: Final = re.compile(r"[\w@%:.+/-]+")  # a value in a case id, which is one shell word
+_GROUP: Final = re.compile(r"[\w.-]+")  # groups in a case id are joined by plus signs
 
 
-class InvalidDeclaration(ValueError):
+class InvalidDeclaration(registry.WrongDeclaration):
     """A declaration that contradicts itself or its function's signature."""
 
 
@@ -264,14 +273,15 @@ def _labelled(values: Sequence[object] | Mapping[str, object]) -> dict[str, obje
 
 
 def _check_op(op: Op) -> None:
-    known = set(op.domain.sizes)
-    shapes = {name: spec.shape for name, spec in op.inputs.items()}
-    shapes |= {name: spec.shape for name, spec in op.outputs.items()}
-    for name, shape in shapes.items():
-        used = frozenset[str]().union(*(expression.axes(word) for word in shape))
-        if unknown := used - known:
-            msg = f"{op.name}: {name} uses axes {sorted(unknown)}; the domain has {sorted(known)}"
-            raise InvalidDeclaration(msg)
+    for name, given in op.inputs.items():
+        _check_tensor(op, name, given.shape, given.dtype)
+    for name, out in op.outputs.items():
+        _check_tensor(op, name, (*out.shape, *(out.sums_over or "").split()), out.dtype)
+    for dtype in op.dtypes:
+        _check_known(f"{op.name}: dtype", dtype, DTYPES)
+    for group in op.groups:
+        _check_form(f"{op.name}: optional", group, _GROUP)
+    _check_params(op)
     accepted = inspect.signature(op.reference).parameters
     if missing := {*op.inputs, *op.params} - set(accepted):
         msg = (
@@ -281,9 +291,67 @@ def _check_op(op: Op) -> None:
     if not op.dtypes:
         msg = f"{op.name}: dtypes=() leaves no case; name at least one dtype"
         raise InvalidDeclaration(msg)
+    if not op.outputs:
+        msg = f"{op.name}: outputs={{}} leaves nothing to compare; name at least one output"
+        raise InvalidDeclaration(msg)
+
+
+def _check_tensor(op: Op, name: str, words: Sequence[str], dtype: DtypeRule | None) -> None:
+    known = set(op.domain.sizes)
+    try:
+        used = frozenset[str]().union(*(expression.axes(word) for word in words))
+    except expression.InvalidExpression as error:
+        msg = f"{op.name}: {name}: {error}"
+        raise InvalidDeclaration(msg) from error
+    if unknown := used - known:
+        msg = f"{op.name}: {name} uses axes {sorted(unknown)}; the domain has {sorted(known)}"
+        raise InvalidDeclaration(msg)
+    if isinstance(dtype, str):
+        _check_known(f"{op.name}: dtype of {name}", dtype, DTYPES)
+
+
+def _check_params(op: Op) -> None:
+    names = (*FIXED, *op.domain.sizes, *op.params)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"{op.name}: {twice} would name two fields of a case id; rename the axis or parameter"
+        raise InvalidDeclaration(msg)
+    for name, labels in op.params.items():
+        if not labels:
+            msg = f"{op.name}: params {name}=() leaves no case; give at least one value"
+            raise InvalidDeclaration(msg)
+        for label in labels:
+            _check_form(f"{op.name}: label of {name}", label, _LABEL)
+    for name in op.refuses:
+        _check_known(f"{op.name}: refuses", name, tuple(op.params))
+
+
+def _check_known(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        msg = f"{what} {value!r} is unknown; known: {', '.join(known) or 'none'}"
+        raise InvalidDeclaration(msg)
+
+
+def _check_form(what: str, word: str, form: re.Pattern[str]) -> None:
+    if not form.fullmatch(word):
+        msg = f"{what} {word!r} breaks the case id; use a word of the form {form.pattern}"
+        raise InvalidDeclaration(msg)
 
 
 def _check_kernel(kernel: Kernel) -> None:
+    _check_form("kernel", kernel.name, _HEAD)
+    for config in kernel.configs:
+        _check_form(f"{kernel.name}: config", config, _LABEL)
+    if not kernel.layouts:
+        msg = f"{kernel.name}: layouts=() leaves no case; give at least 'contiguous'"
+        raise InvalidDeclaration(msg)
+    for claim in (*kernel.instructions, *kernel.spills):
+        arches.claimed(claim)
+    for pattern in kernel.instructions.values():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            msg = f"{kernel.name}: instructions={pattern!r} is no regular expression: {error}"
+            raise InvalidDeclaration(msg) from error
     if kernel.torch_op is not None and "::" not in kernel.torch_op:
         msg = f"torch_op={kernel.torch_op!r} of {kernel.name} is not of the form 'namespace::name'"
         raise InvalidDeclaration(msg)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from harness import expression
+from harness.registry import WrongDeclaration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 UNBOUNDED: Final = 2**63 - 1  # an axis that no kernel has to bound
 
 
-class InvalidDomain(ValueError):
+class InvalidDomain(WrongDeclaration):
     """A domain that admits nothing, or a coupling over an axis that is not there."""
 
 

@@ -109,7 +109,8 @@ def explore(
 
     found: ParityFailure | None = None
     try:
-        seed(run_seed)(configured(given(case=strategy)(one)))()
+        # seed() takes the database away from the settings below it, so they come last.
+        configured(seed(run_seed)(given(case=strategy)(one)))()
     except ParityFailure as failure:
         found = failure
     if found is not None:

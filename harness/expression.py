@@ -6,6 +6,8 @@ import ast
 import operator
 from typing import TYPE_CHECKING, Final
 
+from harness.registry import WrongDeclaration
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -25,22 +27,30 @@ _COMPARE: Final[dict[type[ast.cmpop], Callable[[int, int], bool]]] = {
 }
 
 
-class InvalidExpression(ValueError):
+class InvalidExpression(WrongDeclaration):
     """An expression with anything but axis names, integers, + - * // % and comparisons."""
 
 
 def evaluate(text: str, sizes: Mapping[str, int]) -> int:
     """The integer (or truth value) of ``text`` with axes taken from ``sizes``."""
     try:
-        return _value(ast.parse(text, mode="eval").body, sizes)
-    except (SyntaxError, KeyError) as error:
+        return _value(_parsed(text), sizes)
+    except (KeyError, ZeroDivisionError) as error:
         msg = f"expression={text!r}: {error}; axes here: {', '.join(sizes) or 'none'}"
         raise InvalidExpression(msg) from error
 
 
 def axes(text: str) -> frozenset[str]:
-    """The axis names in ``text``."""
-    return frozenset(node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name))
+    """The axis names in ``text``; raises InvalidExpression."""
+    return frozenset(node.id for node in ast.walk(_parsed(text)) if isinstance(node, ast.Name))
+
+
+def _parsed(text: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        msg = f"expression={text!r} is not arithmetic over axes: {error.msg}"
+        raise InvalidExpression(msg) from error
 
 
 def _value(node: ast.expr, sizes: Mapping[str, int]) -> int:

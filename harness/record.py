@@ -67,11 +67,15 @@ def from_json(line: str, *, where: str = "record") -> Record:
         raise InvalidRecord(msg)
     try:
         record = Record(**fields)
-        Layer(record.layer), Verdict(record.verdict), Evidence(record.evidence)
         _check_types(fields)
+        Layer(record.layer), Evidence(record.evidence)
+        verdict = Verdict(record.verdict)
     except (TypeError, ValueError) as error:
         msg = f"{where}: {error}; see docs/records.md for the fields"
         raise InvalidRecord(msg) from error
+    if verdict is Verdict.UNCOVERED:
+        msg = f"{where}: verdict='uncovered' is what a cell without records has; no check writes it"
+        raise InvalidRecord(msg)
     return record
 
 

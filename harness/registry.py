@@ -27,7 +27,11 @@ class UnknownName(LookupError):
     """An op or kernel that nobody declared; the message lists the known ones."""
 
 
-class DuplicateDeclaration(ValueError):
+class WrongDeclaration(ValueError):
+    """A declaration that contradicts itself or another; loading ends with it at once."""
+
+
+class DuplicateDeclaration(WrongDeclaration):
     """Two declarations of one name; the message names both places."""
 
 
@@ -155,7 +159,7 @@ def scratch() -> Iterator[None]:
 def _load_submodule(name: str) -> None:
     try:
         importlib.import_module(name)
-    except DuplicateDeclaration:
+    except WrongDeclaration:
         raise
     except Exception as error:  # noqa: BLE001 - reported by the import_safety layer
         _current.load_errors.setdefault(name, error)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from harness.declare import Kernel, Op
     from harness.domain import Size
 
+EDGE_WEIGHT: Final = 4  # how many times more often the end of a tile is drawn than another size
+_SMALLEST: Final = 2  # sizes up to this one are edges too
 EVERY: Final = 128  # legal sizes of an axis from the smallest on that are all in its table
 PRIMES: Final = (211, 509, 1021, 4093, 8191)
 
@@ -55,33 +57,48 @@ def table(size: Size, *, cap: int) -> tuple[int, ...]:
 
 
 def sizes(size: Size, *, cap: int) -> st.SearchStrategy[int]:
-    """Legal sizes of one axis from its ``table``; one draw, so that it shrinks to the smallest."""
-    return st.sampled_from(table(size, cap=cap))
+    """Legal sizes of one axis from its ``table``, those at the ends of tiles more often.
+
+    One draw from an ascending list, so that it shrinks to the smallest.
+    """
+    found = table(size, cap=cap)
+    edges = [v for v in found if v <= _SMALLEST or _is_edge(v) or _is_edge(v // size.multiple_of)]
+    return st.sampled_from(sorted((*found, *edges * EDGE_WEIGHT)))
+
+
+def _is_edge(value: int) -> bool:
+    """Whether a tile of 16 or more, a power of two or one and a half, ends within one of it."""
+    centres = {2**e + half for e in range(4, value.bit_length() + 1) for half in (0, 2**e // 2)}
+    return bool({value - 1, value, value + 1} & centres)
 
 
 def size_maps(op: Op, *, limits: Limits) -> st.SearchStrategy[dict[str, int]]:
     """Sizes of all axes within the op's domain and ``limits``.
 
-    Axes are drawn apart from each other, then the largest is halved until the tensors fit: that
-    keeps shrinking simple, and one long axis is as likely as several middling ones.
+    Axes are drawn apart from each other, then the largest is halved until the tensors fit, one
+    axis last of all: every axis gets long at times. Small sizes fit whichever axis that is, so the
+    choice, drawn after them, does not stand in the way of shrinking.
     """
-    drawn = st.fixed_dictionaries(
-        {axis: sizes(size, cap=limits.axis) for axis, size in op.domain.sizes.items()}
-    )
-    fitted = drawn.map(lambda found: _fit(found, op, limits))
+    axes = {axis: sizes(size, cap=limits.axis) for axis, size in op.domain.sizes.items()}
+    drawn = st.tuples(st.tuples(*axes.values()), st.sampled_from(list(axes)))
+    fitted = drawn.map(lambda d: _fit(dict(zip(axes, d[0], strict=True)), d[1], op, limits))
     return fitted.filter(lambda found: not op.domain.refusals(found))
 
 
-def _fit(found: dict[str, int], op: Op, limits: Limits) -> dict[str, int]:
-    bounds = op.domain.sizes
-    fitted = {axis: found[axis] for axis in bounds}  # Hypothesis may draw them in another order
+def _fit(found: dict[str, int], kept: str, op: Op, limits: Limits) -> dict[str, int]:
+    fitted = dict(found)
     while _elements(op, fitted) > limits.elements:
-        axis = max(fitted, key=lambda axis: fitted[axis] / max(1, bounds[axis].smallest))
-        smaller = fitted[axis] // 2 // bounds[axis].multiple_of * bounds[axis].multiple_of
-        if smaller < bounds[axis].smallest:
+        halves = {axis: _half(op.domain.sizes[axis], value) for axis, value in fitted.items()}
+        free = [axis for axis in fitted if halves[axis] < fitted[axis]]
+        if not free:
             break  # every axis is at its smallest: the op's smallest case is above the limit
-        fitted[axis] = smaller
+        axis = max(free, key=lambda axis: (axis != kept, fitted[axis]))
+        fitted[axis] = halves[axis]
     return fitted
+
+
+def _half(size: Size, value: int) -> int:
+    return max(size.smallest, value // 2 // size.multiple_of * size.multiple_of)
 
 
 def _elements(op: Op, sizes: dict[str, int]) -> int:

@@ -113,7 +113,7 @@ def without(field: str) -> str:
         (changed(layer="numerics"), "'numerics' is not a valid Layer"),
         (changed(sm="90"), "unexpected keyword argument 'sm'"),
         (without("kernel"), "missing 1 required keyword-only argument: 'kernel'"),
-        (changed(verdict=["passed"]), "is not a valid Verdict"),
+        (changed(verdict=["passed"]), "is a list"),
     ],
 )
 def test_what_is_no_record_is_refused_by_file_and_line(

@@ -119,7 +119,7 @@ def test_a_submodule_that_cannot_be_imported_leaves_the_others(write: Write) -> 
     assert [kernel.name for kernel in registry.kernels()] == ["doubled.triton"]
     errors = load_errors()
     assert sorted(errors) == ["acme_parts.cute", "acme_parts.deep"]
-    assert errors["acme_parts.cute"].name == "cutlass_that_is_not_there"
+    assert "cutlass_that_is_not_there" in str(errors["acme_parts.cute"])
     assert str(errors["acme_parts.deep"]) == "too old"
 
 
