@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import TYPE_CHECKING
 
@@ -95,10 +96,15 @@ def test_no_case_runs_twice(run_seed: int) -> None:
 
 
 def test_no_case_of_a_small_domain_runs_twice() -> None:
-    one = st.just(Case(kernel="a.b", sizes=(), dtype="float16"))
-    search = Search(passing)
-    explore(one, search, examples=50, run_seed=0, scope="", database=None)
-    assert len(search.ids) == 1
+    """However many choices lead to it."""
+    checked: list[str] = []
+    few = st.integers(0, 1000).map(
+        lambda n: Case(kernel="a.b", sizes=(("m", n % 5),), dtype="float16")
+    )
+    search = Search(lambda case: checked.append(case.id))
+    explore(few, search, examples=100, run_seed=0, scope="", database=None)
+    assert len(checked) == len(set(checked)) == 5
+    assert search.ids == checked
 
 
 @pytest.mark.parametrize("run_seed", range(5))
@@ -156,19 +162,24 @@ def test_another_scope_has_failures_of_its_own(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Seconds that pass by being counted: so many for every check."""
+    """Seconds that pass by being counted: so many for every check after the first failure."""
 
     def __init__(self, start: float, step: float) -> None:
         self.now = start
         self._step = step
+        self._failed = False
 
     def __call__(self) -> float:
         return self.now
 
     def checks(self, check: Callable[[Case], None]) -> Callable[[Case], None]:
         def timed(case: Case) -> None:
-            self.now += self._step
-            check(case)
+            self.now += self._step if self._failed else 0
+            try:
+                check(case)
+            except ParityFailure:
+                self._failed = True
+                raise
 
         return timed
 
@@ -187,8 +198,8 @@ def test_shrinking_ends_in_time(start: float, seconds: float) -> None:
 
 
 def test_a_search_before_any_failure_takes_its_time() -> None:
-    clock = Clock(0.0, 1000.0)
-    ids, failure = run(clock.checks(passing), clock=clock)
+    seconds = itertools.count(step=1000.0)
+    ids, failure = run(passing, clock=lambda: next(seconds))
     assert failure is None
     assert len(ids) >= 80
 

@@ -18,6 +18,7 @@ from harness.execute import Observation, build
 from harness.judge import judge
 from harness.launches import Launch
 from harness.reference import Truth, dtype_of, evaluate
+from harness.values import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -119,6 +120,16 @@ def test_the_rounded_reference_passes(name: str, dtype: str) -> None:
     for case in cases(name, dtype):
         truths = truths_of(case)
         assert passes(case, {key: correct(truth) for key, truth in truths.items()}, truths)
+
+
+@pytest.mark.parametrize(("name", "dtype"), BUNDLED)
+def test_the_rounded_reference_passes_with_values_of_every_family(name: str, dtype: str) -> None:
+    """Its magnitude bounds something too: it is finite wherever the expected value is."""
+    case = next(cases(name, dtype))
+    for family in FAMILIES:
+        if family not in case.op().excludes:
+            truths = truths_of(replace(case, values=family))
+            assert passes(case, {key: correct(truth) for key, truth in truths.items()}, truths)
 
 
 @pytest.mark.parametrize("impostor", IMPOSTORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,10 @@ class Project:
     def run_apart(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own, for what cannot be imported twice."""
         return self.pytester.runpytest_subprocess(*arguments)
+
+    def forget(self) -> None:
+        """Remove the failures that earlier runs found: the next one starts like the first."""
+        shutil.rmtree(self.pytester.path / ".hypothesis")
 
     def write(self, **files: str) -> None:
         """Write files, named without their ``.py``."""
