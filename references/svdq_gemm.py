@@ -90,6 +90,7 @@ def svdq_gemm_w4a4(
             magnitude + lora_act.abs() @ lora_up.abs().T,
         )
     if (out_dtype or dtype) is torch.float16:
+        magnitude = magnitude.masked_fill(value.isinf(), 0.0)  # an infinity saturates exactly
         value = value.clamp(-65504, 65504)
     return Expected(value, magnitude)
 

@@ -15,7 +15,7 @@ from harness import kernel, op, output, registry, size, tensor
 from harness.domain import UNBOUNDED, Size
 from harness.explore import Search, explore
 from harness.judge import ParityFailure
-from harness.strategies import EVERY, Limits, cases, table
+from harness.strategies import DEVICE, EMULATED, EVERY, Limits, cases, table
 from harness.values import FAMILIES
 
 if TYPE_CHECKING:
@@ -66,11 +66,15 @@ OP, KERNEL = declared()
 
 
 @functools.cache
-def hundred(run_seed: int) -> list[Case]:
+def hundred(run_seed: int, limits: Limits = EMULATED) -> list[Case]:
     found: list[Case] = []
-    strategy = cases(OP, KERNEL, dtype="float16")
     explore(
-        strategy, Search(found.append), examples=100, run_seed=run_seed, scope="", database=None
+        cases(OP, KERNEL, dtype="float16", limits=limits),
+        Search(found.append),
+        examples=100,
+        run_seed=run_seed,
+        scope="",
+        database=None,
     )
     return found
 
@@ -110,10 +114,16 @@ def test_a_hundred_cases_reach_past_one_tile_along_every_axis(axis: str, run_see
     """Several cases are longer than two tiles of 64, while no other axis is always at its least."""
     found = [case.size_of for case in hundred(run_seed)]
     long = [sizes for sizes in found if sizes[axis] > 128]
-    assert len(long) >= (5 if axis != "m" else 2)
+    assert len(long) >= 5
     for other in {"m", "n", "k", "r"} - {axis}:
         smallest = max(1, OP.domain.sizes[other].smallest)
         assert any(sizes[other] > smallest for sizes in long)
+
+
+@pytest.mark.parametrize("axis", ["m", "n", "k"])
+def test_every_axis_gets_as_long_as_the_limits_allow(axis: str) -> None:
+    found = [case.size_of[axis] for run_seed in SEEDS for case in hundred(run_seed, DEVICE)]
+    assert max(found) > 0.9 * DEVICE.axis
 
 
 @pytest.mark.parametrize("run_seed", SEEDS)
