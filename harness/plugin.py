@@ -17,6 +17,7 @@ import pytest
 
 from harness.arch import ARCHES, CPU
 from harness.cells import Cell, Evidence, Layer, Verdict
+from harness.selection import Request, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -31,28 +32,13 @@ _ARCH_WORDS: Final = {
 _RECORD: Final = "kernel_parity_record"
 _INVENTORY: Final = "kernel_parity_inventory"
 _REFUSAL: Final = "kernel_parity_refusal"
-_PROBE: Final = "/probe="  # in the id of what is no generated case
 _PROGRESS_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """The parameter of one test item: a cell, and a dtype where the test asks for one."""
-
-    cell: Cell
-    dtype: str | None = None
-
-    @property
-    def id(self) -> str:
-        """The item's id, e.g. ``rms_norm.triton-sm90-bfloat16``."""
-        return "-".join(part for part in (self.cell.kernel, self.cell.arch, self.dtype) if part)
 
 
 @dataclass
 class Run:
     """What the plugin keeps for one pytest session."""
 
-    started: float = field(default_factory=time.monotonic)
     loaded: bool = False
     refusal: str = ""  # why nothing could be loaded
     records: list[Record] = field(default_factory=list)
@@ -188,34 +174,20 @@ def _load(config: pytest.Config) -> None:
     try:
         registry.load_all([*config.getini("parity_declare"), *config.option.declare])
         cells = inventory(registry.kernels(), registry.subjects())
-        _check_filters(config)
+        _selection(config).check()
     except (LookupError, ValueError, ImportError) as error:
         run.refusal = str(error)
     else:
         run.inventory.update(dict.fromkeys(cells))
 
 
-def _check_filters(config: pytest.Config) -> None:
-    from harness import registry
-    from harness.case import kernel_of, parse
-
-    for name in config.option.kernel:
-        registry.kernel(name)
-    for name in config.option.op:
-        registry.op(name)
-    if case := config.option.case:
-        registry.kernel(kernel_of(case))
-        if _PROBE not in case:
-            parse(case)
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Apply ``--kernel``, ``--op``, ``--layer`` and ``--case``; layers in their order."""
-    run = config.stash[RUN]
-    if _selects_cells(config):
+    run, selection = config.stash[RUN], _selection(config)
+    if selection.of_cells:
         _load(config)
-    dropped = [item for item in items if run.refusal or not _wanted(config, item)]
+    dropped = [item for item in items if run.refusal or not _wanted(selection, item)]
     if dropped:
         config.hook.pytest_deselected(items=[i for i in dropped if _request(i) or not _is_ours(i)])
         gone = set(map(id, dropped))
@@ -224,53 +196,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         run.refusal = f"--case={config.option.case!r} belongs to none of the selected tests"
 
 
-def _wanted(config: pytest.Config, item: pytest.Item) -> bool:
-    option, request = config.option, _request(item)
-    if request is None:
-        return not _is_ours(item) and (not _selects_cells(config) or _is_of_all(config, item))
-    from harness import registry
-    from harness.case import kernel_of
-
-    kernel = registry.kernel(request.cell.kernel)
-    return (
-        (not option.kernel or kernel.name in option.kernel)
-        and (not option.op or kernel.op in option.op)
-        and (not option.layer or request.cell.layer in option.layer)
-        and (
-            not option.case
-            or (kernel_of(option.case) == kernel.name and _has(option.case, request))
-        )
-    )
-
-
-def _is_of_all(config: pytest.Config, item: pytest.Item) -> bool:
-    """Whether a test of a layer is over all that is declared, and no option asks for less."""
-    option, marker = config.option, item.get_closest_marker("parity")
-    return (
-        marker is not None
-        and not (option.kernel or option.op or option.case)
-        and (not option.layer or marker.kwargs["layer"] in option.layer)
-    )
-
-
-def _selects_cells(config: pytest.Config) -> bool:
-    """Whether the options ask for cells, so that tests of anything else stay out."""
+def _selection(config: pytest.Config) -> Selection:
     option = config.option
-    return bool(option.kernel or option.op or option.layer or option.case or option.declare)
+    return Selection(
+        kernels=option.kernel,
+        ops=option.op,
+        layers=option.layer,
+        case=option.case,
+        declared=bool(option.declare),
+    )
+
+
+def _wanted(selection: Selection, item: pytest.Item) -> bool:
+    if request := _request(item):
+        return selection.wants(request)
+    if _is_ours(item):
+        return False  # stands for a layer without cells
+    marker = item.get_closest_marker("parity")
+    of_all = marker is not None and selection.wants_all_of(marker.kwargs["layer"])
+    return not selection.of_cells or of_all
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave the harness's own tests alone where only cells are wanted: they need more packages."""
     ours = collection_path == Path(__file__).parent.parent / "suites" / "meta"
-    return True if ours and _selects_cells(config) else None
-
-
-def _has(case_id: str, request: Request) -> bool:
-    if _PROBE in case_id:
-        return request.dtype is None and request.cell.layer is not Layer.COMPILE
-    if request.dtype is None:
-        return request.cell.layer is Layer.COMPILE  # its cases are a list over all dtypes
-    return f"dtype={request.dtype}," in case_id
+    return True if ours and _selection(config).of_cells else None
 
 
 def _is_ours(item: pytest.Item) -> bool:

@@ -277,7 +277,8 @@ def test_a_true_fake_passes(load: Callable[[str], Loaded]) -> None:
     assert fakes.check_opcheck(loaded.op, loaded.kernel, case, CPU) == ""
 
 
-@pytest.mark.parametrize("name", ["wrong dtype", "wrong stride", "undeclared mutation"])
+# Not "wrong stride": torch 2.11 does not compare strides on a CPU (pytorch#177115). We do.
+@pytest.mark.parametrize("name", ["wrong dtype", "undeclared mutation"])
 def test_opcheck_is_asked_too(load: Callable[[str], Loaded], name: str) -> None:
     loaded = load(FAKE_FAULTS[name].planted(KERNEL))
     case = base_case(loaded.op, loaded.kernel)

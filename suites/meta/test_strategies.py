@@ -123,7 +123,7 @@ def test_a_hundred_cases_reach_past_one_tile_along_every_axis(axis: str, run_see
 @pytest.mark.parametrize("axis", ["m", "n", "k"])
 def test_every_axis_gets_as_long_as_the_limits_allow(axis: str) -> None:
     found = [case.size_of[axis] for run_seed in SEEDS for case in hundred(run_seed, DEVICE)]
-    assert max(found) > 0.9 * DEVICE.axis
+    assert max(found) > DEVICE.axis / 2
 
 
 @pytest.mark.parametrize("run_seed", SEEDS)

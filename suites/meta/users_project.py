@@ -93,6 +93,12 @@ def skips(x):
 """
 
 
+_ALONE: Final = (
+    "-p",
+    "no:benchmark",
+)  # pytest-benchmark warns under xdist, and warnings are errors
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder with a user's declarations, and pytest in it."""
@@ -107,11 +113,11 @@ class Project:
         """Run the command line of those words in this process."""
         assert words[0] == "pytest", words
         with registry.scratch():
-            return self.pytester.runpytest_inprocess(*words[1:])
+            return self.pytester.runpytest_inprocess(*_ALONE, *words[1:])
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own, for what cannot be imported twice."""
-        return self.pytester.runpytest_subprocess(*arguments)
+        return self.pytester.runpytest_subprocess(*_ALONE, *arguments)
 
     def forget(self) -> None:
         """Remove the failures that earlier runs found: the next one starts like the first."""
