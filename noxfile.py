@@ -33,6 +33,7 @@ def parity(session: nox.Session) -> None:
     session.run(
         *("python", "-m", "pytest"),
         "--ignore=suites/meta",
+        "--numprocesses=auto",
         f"--records={RECORDS / 'parity.jsonl'}",
         *session.posargs,
     )

@@ -5,6 +5,7 @@ It imports neither torch nor Hypothesis before a suite asks for cells.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -33,6 +34,7 @@ _RECORD: Final = "kernel_parity_record"
 _INVENTORY: Final = "kernel_parity_inventory"
 _REFUSAL: Final = "kernel_parity_refusal"
 _PROGRESS_SECONDS: Final = 1.0
+_GPU_WORKERS: Final = 8
 
 
 @dataclass
@@ -114,6 +116,14 @@ def _check_marker_expression(config: pytest.Config) -> None:
         ours = ", ".join([*(str(layer) for layer in Layer), *_ARCH_WORDS])
         msg = f"-m {expression!r}: no marker {unknown[0]!r} is registered; among them: {ours}"
         raise pytest.UsageError(msg)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Few workers where they share GPUs: each holds a CUDA context of half a gigabyte."""
+    if not Path("/dev/nvidiactl").exists():
+        return None
+    return min(_GPU_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
