@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.compare import Comparison
 from harness.emulation import emulate
+from harness.launches import record_launches
 from kernels.svdq.linear import SVDQW4A4Linear
 from suites.e2e import sentences
 from suites.e2e.judge import E2EResult, Layer, judge
@@ -29,6 +30,10 @@ SMOOTH_ALPHA: Final = 0.5
 # The first and the last block: 12 layers of all shapes take 15 to 35 s on two cores, half of it
 # their SVDs; all 36 would take three times that.
 EMULATED_BLOCKS: Final = (0, 5)
+
+
+class NothingLaunched(RuntimeError):
+    """The replaced layers ran without one launch: something else stood in for the kernels."""
 
 
 class HalfLayer(nn.Module):
@@ -150,8 +155,12 @@ def evaluate(
         fault(quantized)
     traces = {name: Trace() for name in states}
     running: AbstractContextManager[object] = emulate() if device.type == "cpu" else nullcontext()
-    with running, _watched(replaced(quantized), lambda name, x, y: traces[name].add(x, y)):
+    watching = _watched(replaced(quantized), lambda name, x, y: traces[name].add(x, y))
+    with running, record_launches() as launches, watching:
         actual = quantized.embed(corpus.sentences)
+    if not launches:
+        msg = f"backend={backend!r} launched nothing: a fallback computed this, not the kernels"
+        raise NothingLaunched(msg)
     expected = encoder.to(device).embed(corpus.sentences)
     dense = encoder.linears()
     layers = [_judge_layer(name, traces[name], states[name], dense[name]) for name in states]
