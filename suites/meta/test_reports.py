@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import pytest
-import torch
 
 from harness.arch import CPU
 from suites.meta.users_project import (
@@ -47,7 +47,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
 
 def test_the_header_shows_the_seed_and_the_versions(project: Project) -> None:
     result = project.run(*NUMERIC, GOOD, "--parity-seed=7")
-    result.stdout.fnmatch_lines([f"kernel-parity: seed 7, *torch {torch.__version__}*"])
+    result.stdout.fnmatch_lines([f"kernel-parity: seed 7, *torch {version('torch')}*"])
 
 
 def test_a_failure_shows_cell_case_command_element_and_place(project: Project) -> None:
@@ -90,7 +90,7 @@ def test_records_are_the_run(project: Project) -> None:
     assert (good.verdict, good.evidence, good.layer) == ("passed", "emulated", "numeric")
     assert (good.figures["cases"], good.message) == (8, "")
     assert good.case.startswith("double.triton/m=")
-    assert (len(good.source), good.versions["torch"]) == (16, torch.__version__)
+    assert (len(good.source), good.versions["torch"]) == (16, version("torch"))
 
     bad = made["double.triton.tail", CPU, "test_matches_the_reference[float32]"]
     assert (bad.verdict, bad.evidence) == ("failed", "emulated")

@@ -159,7 +159,8 @@ def import_what_a_check_imports_late() -> None:
 
 def ran(result: pytest.RunResult) -> dict[str, int]:
     """Counts of what ran, by outcome."""
-    return {k: v for k, v in result.parseoutcomes().items() if k != "deselected"}
+    counts = result.parseoutcomes()
+    return {k: v for k, v in counts.items() if k not in {"deselected", "warnings"}}
 
 
 def failure(result: pytest.RunResult) -> list[str]:
