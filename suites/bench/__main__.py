@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.declare import Kernel, Op
 
-REPEATS: Final = 7
+REPEATS: Final = 11
 CPU: Final = torch.device("cpu")
 SIZES: Final = {
     "rms_norm.triton": {"m": 64, "n": 1024},
