@@ -434,4 +434,6 @@ def pytest_terminal_summary(
             markup = {segment.colour: True} if segment.colour else {}
             terminalreporter.write(segment.text, **markup)
         terminalreporter.write("\n")
+    for line_of_skips in table.skips(run.records):
+        terminalreporter.write_line(line_of_skips)
     terminalreporter.write_line(table.totals(results))

@@ -72,6 +72,12 @@ def totals(results: Mapping[Cell, tuple[Verdict, Evidence]]) -> str:
     return f"cells: {words} of {len(results)} claimed"
 
 
+def skips(records: Iterable[Record]) -> list[str]:
+    """``20 checks skipped: sm100 is not on this machine, ...``, one line for each reason."""
+    reasons = Counter(r.message for r in records if r.verdict == Verdict.SKIPPED)
+    return [f"{count} checks skipped: {reason}" for reason, count in reasons.items()]
+
+
 def lines(
     results: Mapping[Cell, tuple[Verdict, Evidence]], *, unicode: bool = True
 ) -> Iterator[list[Segment]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,12 +48,12 @@ class Gemm:
         )
         return a, b
 
-    @property
+    @cached_property
     def exact(self) -> Tensor:
         a, b = (operand.double() for operand in self.operands)
         return self.alpha * a @ b.T
 
-    @property
+    @cached_property
     def magnitude(self) -> Tensor:
         a, b = (operand.double().abs() for operand in self.operands)
         return abs(self.alpha) * a @ b.T

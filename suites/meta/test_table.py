@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.cells import Cell, Evidence, Layer, Verdict
 from harness.record import Record
-from harness.table import COLOURS, GLYPHS, lines, totals, verdicts
+from harness.table import COLOURS, GLYPHS, lines, skips, totals, verdicts
 
 LAW = settings(derandomize=True, deadline=None, database=None)
 CHECKED = ("passed", "failed", "skipped")
@@ -201,3 +202,13 @@ def test_colours_tell_the_verdicts_apart() -> None:
         segments = [segment for line in lines(results) for segment in line]
         shown = [s.colour for s in segments if s.colour and s.text.startswith(GLYPHS[verdict])]
         assert COLOURS[verdict] in shown
+
+
+def test_skips_are_counted_by_reason() -> None:
+    skipped = [record(cell(), "skipped"), record(cell("sm100"), "skipped")]
+    absent = [replace(each, message="sm90 is not on this machine") for each in skipped]
+    other = replace(skipped[0], message="the model is not installed")
+    assert skips([*absent, other, record(cell(), "passed")]) == [
+        "2 checks skipped: sm90 is not on this machine",
+        "1 checks skipped: the model is not installed",
+    ]
