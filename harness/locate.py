@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PERIODS: Final = (2, 4, 8, 16, 32, 64, 128)
+_ORDINALS: Final = {2: "2nd", 32: "32nd"}
 
 
 def describe(wrong: Tensor) -> str:
@@ -39,7 +40,8 @@ def _axis(name: str, wrong: Tensor) -> str:
         tail = " (the tail)" if last == length - 1 else ""
         return f"{name}s {first}..{last} of {length}{tail}"
     if period := _period(indices, length):
-        return f"every {period[0]}th {name} from {period[1]} of {length}"
+        ordinal = _ORDINALS.get(period[0], f"{period[0]}th")
+        return f"every {ordinal} {name} from {period[1]} of {length}"
     return f"{count} of {length} {name}s, from {first} to {last}"
 
 
