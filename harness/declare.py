@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from harness import arch as arches
 from harness import expression, registry
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     DtypeRule = str | Callable[[torch.dtype, Mapping[str, object]], torch.dtype]
 
 Function = TypeVar("Function", bound="Callable[..., object]")
-Backend = Literal["triton", "cuda", "cutedsl"]
 BACKENDS: Final = ("triton", "cuda", "cutedsl")
 ACCUMULATIONS: Final = ("fp32", "tensor_core")
 ROLES: Final = ("data", "weight", "scale", "code")

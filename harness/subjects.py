@@ -12,7 +12,6 @@ from harness.cells import Layer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import torch
     from torch import Tensor, nn
 
 Build = TypeVar("Build", bound="Callable[..., object]")
@@ -70,8 +69,3 @@ def subject(
         return build
 
     return declare
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``"bfloat16"`` for ``torch.bfloat16``."""
-    return str(dtype).removeprefix("torch.")
