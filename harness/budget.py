@@ -36,10 +36,19 @@ class InvalidBudget(ValueError):
 
 @dataclass(frozen=True)
 class Expected:
-    """What the reference says of one output: values, and the same sums over absolute values."""
+    """What the reference says of one output.
+
+    ``magnitude`` is the same sums over absolute values. ``squares``, where given, the sums of the
+    squared terms: partial sums of terms of random sign then stay below ``|value| + 3
+    sqrt(squares)``, a sharper scale of rounding errors than ``magnitude``. ``near_ties``, where
+    given, is the absolute change that codes of a quantized intermediate near a rounding tie may
+    make by flipping.
+    """
 
     value: Tensor
     magnitude: Tensor
+    squares: Tensor | None = None
+    near_ties: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +90,13 @@ class Budget:
         """The error before the final rounding, elementwise, float64."""
         chain = math.ceil(self.terms_summed / CHAIN_DEPTH) if self.tensor_core else 0
         of_sums = ROUNDING_SAFETY * math.sqrt(self.terms_summed) + CHAIN_ROUNDOFF * chain
-        of_sums += sum(term.relative for term in self.terms) / UNIT_ROUNDOFF
-        of_value = 2 * sum(term.ulps for term in self.terms)
-        return UNIT_ROUNDOFF * (magnitude * of_sums + expected.abs() * of_value)
+        return UNIT_ROUNDOFF * of_sums * magnitude + self.declared(expected, magnitude)
+
+    def declared(self, expected: Tensor, magnitude: Tensor) -> Tensor:
+        """The part of the error that the op's terms declare, elementwise, float64."""
+        relative = sum(term.relative for term in self.terms)
+        ulps = 2 * sum(term.ulps for term in self.terms)
+        return magnitude * relative + expected.abs() * (UNIT_ROUNDOFF * ulps)
 
     def allowed(self, expected: Tensor, magnitude: Tensor) -> Tensor:
         """Largest |actual - expected| of a correct result, elementwise, float64."""

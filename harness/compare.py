@@ -52,13 +52,20 @@ class Comparison:
         )
 
 
-def compare_exact(actual: Tensor, expected: Tensor) -> Comparison:
-    """Compare bit for bit: -0 differs from 0; a NaN equals any NaN, its payload being free."""
+def compare_exact(actual: Tensor, expected: Tensor, *, signed_zero: bool = True) -> Comparison:
+    """Compare bit for bit; a NaN equals any NaN, its payload being free.
+
+    Without ``signed_zero`` -0 equals 0: the sign of a sum that cancels depends on its order. The
+    oracle is then called ``bitwise``, not ``exact``.
+    """
     if mismatch := _metadata(actual, expected):
         return Comparison("metadata", actual.numel(), message=mismatch)
     wrong = (_bits(actual) != _bits(expected)) & ~(actual.isnan() & expected.isnan())
+    if not signed_zero:
+        wrong &= actual != expected
     size = (actual.double() - expected.double()).abs().nan_to_num(torch.inf)
-    return _comparison("exact", actual, expected.double(), wrong, torch.where(wrong, size + 1, 0))
+    oracle = "exact" if signed_zero else "bitwise"
+    return _comparison(oracle, actual, expected.double(), wrong, torch.where(wrong, size + 1, 0))
 
 
 def same_bits(actual: Tensor, expected: Tensor) -> bool:
@@ -66,7 +73,15 @@ def same_bits(actual: Tensor, expected: Tensor) -> bool:
     return not _metadata(actual, expected) and torch.equal(_bits(actual), _bits(expected))
 
 
-def compare(actual: Tensor, expected: Tensor, magnitude: Tensor, budget: Budget) -> Comparison:
+def compare(
+    actual: Tensor,
+    expected: Tensor,
+    magnitude: Tensor,
+    budget: Budget,
+    *,
+    near_ties: Tensor | None = None,
+    random: bool = False,
+) -> Comparison:
     """Compare ``actual`` with float64 ``expected``, each element within its budget.
 
     NaN and infinities must stand where the reference, rounded to the output dtype, has them; a
@@ -77,7 +92,10 @@ def compare(actual: Tensor, expected: Tensor, magnitude: Tensor, budget: Budget)
     if mismatch := _metadata(actual, expected, dtype=budget.dtype):
         return Comparison("metadata", actual.numel(), message=mismatch)
     _check_magnitude(expected, magnitude)
+    del random
     allowed = budget.allowed(expected, magnitude)
+    if near_ties is not None:
+        allowed = allowed + near_ties
     value = actual.double()
     error = value - expected
     units = torch.where(error == 0, 0.0, error.abs() / allowed)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.budget import Term
+    from harness.values import Family
 
     DtypeRule = str | Callable[[torch.dtype, Mapping[str, object]], torch.dtype]
 
@@ -80,6 +81,9 @@ class Op:
     terms: tuple[Term, ...]
     excludes: Mapping[str, str]
     refuses: Mapping[str, tuple[object, ...]]
+    families: Mapping[str, Family]
+    exact: Mapping[str, float]
+    independent: tuple[str, ...]
     place: str
 
     @property
@@ -108,6 +112,7 @@ class Kernel:
     instructions: Mapping[str, str]
     spills: Mapping[str, str]
     emulated: bool
+    deterministic: bool
     place: str
 
     @property
@@ -168,6 +173,9 @@ def op(
     terms: Sequence[Term] = (),
     excludes: Mapping[str, str] | None = None,
     refuses: Mapping[str, Sequence[object]] | None = None,
+    families: Mapping[str, Family] | None = None,
+    exact: Mapping[str, float] | None = None,
+    independent: Sequence[str] = (),
 ) -> Callable[[Function], Function]:
     """Declare the function below as the dense reference of the op of its name.
 
@@ -175,7 +183,13 @@ def op(
     keyword; a parameter called ``dtype`` receives the case's dtype. It returns one tensor or a
     mapping by output name, each a tensor or an ``Expected``. ``excludes`` maps a value family for
     which the contract says nothing to the reason; ``refuses`` maps a parameter to values that
-    every kernel must refuse. Raises InvalidDeclaration.
+    every kernel must refuse.
+
+    ``families`` adds value families of the op's own. ``exact`` maps a family to a quantum of which
+    every term and partial sum is a multiple on inputs of that family: while sums stay below 2^24
+    quanta the result must be equal bit for bit. ``independent`` names axes along which one index
+    must not influence the outputs of another: garbage in one row leaves the others' bits alone.
+    Raises InvalidDeclaration.
     """
 
     def declare(function: Function) -> Function:
@@ -195,6 +209,9 @@ def op(
             terms=tuple(terms),
             excludes=dict(excludes or {}),
             refuses={k: tuple(v) for k, v in (refuses or {}).items()},
+            families=dict(families or {}),
+            exact=dict(exact or {}),
+            independent=tuple(independent),
             place=_place(function),
         )
         _check_op(declared)
@@ -216,6 +233,7 @@ def kernel(
     instructions: Mapping[str, str] | None = None,
     spills: Mapping[str, str] | None = None,
     emulated: bool = True,
+    deterministic: bool = True,
     variant: str | None = None,
 ) -> Callable[[Function], Function]:
     """Declare a public host function as a kernel of ``op``; the function itself is unchanged.
@@ -225,7 +243,8 @@ def kernel(
     beside them. ``layouts`` must be handled; any other is refused or handled, never silently
     wrong. ``instructions`` maps a claim to a regular expression that the machine code must
     match; ``spills`` maps a claim to the reason why spills are accepted there. ``emulated=False``
-    says that it cannot run without a GPU. Raises InvalidDeclaration, InvalidClaim, or
+    says that it cannot run without a GPU; ``deterministic=False`` that its bits may differ from
+    run to run. Raises InvalidDeclaration, InvalidClaim, or
     DuplicateDeclaration naming both places.
     """
     for what, value, known in (
@@ -251,6 +270,7 @@ def kernel(
             instructions=dict(instructions or {}),
             spills=dict(spills or {}),
             emulated=emulated,
+            deterministic=deterministic,
             place=_place(function),
         )
         _check_kernel(declared)

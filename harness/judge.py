@@ -41,12 +41,28 @@ class ParityFailure(AssertionError):
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, and which oracle says so."""
+
+    oracle: str
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+@dataclass(frozen=True)
 class Judgement:
     """Whether a case passed, whether it was refused, and each output's comparison."""
 
-    problems: tuple[str, ...]
+    findings: tuple[Finding, ...]
     refused: bool
     comparisons: Mapping[str, Comparison]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, in words."""
+        return tuple(finding.words for finding in self.findings)
 
     @property
     def worst(self) -> float:
@@ -60,24 +76,34 @@ def judge(
     """Judge one case against the reference; ``may_refuse`` for what the kernel need not handle."""
     if observation.error is not None:
         refused = observation.refused and may_refuse
-        problem = "" if refused else _of_error(observation)
-        problems = [problem, observation.damage]
-        return Judgement(tuple(p for p in problems if p), refused, {})
+        findings = [] if refused else [Finding("error", _of_error(observation))]
+        return Judgement((*findings, *_of_memory(observation)), refused, {})
     comparisons = {name: _compare(observation, name, truths[name]) for name in op.outputs}
-    problems = [f"{name}: {c}" for name, c in comparisons.items() if not c.passed]
+    findings = [Finding(c.oracle, f"{n}: {c}") for n, c in comparisons.items() if not c.passed]
     elements = sum(output.numel() for output in observation.outputs.values())
     if elements and not observation.launches:
-        problems.append("no launch was seen: a fallback computed this, not the kernel")
-    if observation.damage:
-        problems.append(f"memory: {observation.damage}")
-    return Judgement(tuple(problems), refused=False, comparisons=comparisons)
+        words = "no launch was seen: a fallback computed this, not the kernel"
+        findings.append(Finding("launch", words))
+    findings += _of_memory(observation)
+    return Judgement(tuple(findings), refused=False, comparisons=comparisons)
+
+
+def _of_memory(observation: Observation) -> list[Finding]:
+    return [Finding("memory", f"memory: {observation.damage}")] if observation.damage else []
 
 
 def _compare(observation: Observation, name: str, truth: Truth) -> Comparison:
     actual = observation.outputs[name]
     if truth.budget is None:
-        return compare_exact(actual, truth.expected)
-    return compare(actual, truth.expected, truth.magnitude, truth.budget)
+        return compare_exact(actual, truth.expected, signed_zero=truth.oracle == "exact")
+    return compare(
+        actual,
+        truth.expected,
+        truth.scale,
+        truth.budget,
+        near_ties=truth.near_ties,
+        random=truth.random,
+    )
 
 
 def _of_error(observation: Observation) -> str:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from harness import expression
-from harness.budget import Budget, Expected
+from harness.budget import UNIT_ROUNDOFF, Budget, Expected, ulp
 from harness.compare import InvalidReference
+from harness.values import is_random
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truth:
-    """One output as the reference has it; ``budget`` is None where bytes must be equal."""
+    """One output as the reference has it.
+
+    ``oracle`` is ``exact`` where bytes must be equal, ``bitwise`` where exact arithmetic leaves one
+    correctly rounded result (zeros of either sign), else ``budget``. ``scale`` is what rounding
+    errors of sums are relative to; ``near_ties`` an allowance of its own. ``random`` says that
+    elements are independent draws, whose rounding errors must not be biased.
+    """
 
     expected: Tensor
-    magnitude: Tensor
+    scale: Tensor
     budget: Budget | None
+    oracle: str = "budget"
+    near_ties: Tensor | None = None
+    random: bool = False
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -81,14 +91,42 @@ def _truth(
         )
         raise InvalidReference(msg)
     if spec.exact:
-        return Truth(value.value.to(target), value.magnitude, None)
+        return Truth(value.value.to(target), value.magnitude, None, oracle="exact")
     if value.value.dtype != torch.float64:
         msg = f"the reference of {op.name} returned {name} as {value.value.dtype}; need float64"
         raise InvalidReference(msg)
     summed = math.prod(expression.evaluate(word, sizes) for word in (spec.sums_over or "1").split())
     tensor_core = kernel.accumulates == "tensor_core" and spec.sums_over is not None
     budget = Budget(dtype=target, terms_summed=summed, tensor_core=tensor_core, terms=op.terms)
-    return Truth(value.value, value.magnitude, budget)
+    quantum = op.exact.get(case.values)
+    if quantum is not None and _one_result(value, quantum, budget):
+        return Truth(value.value.to(target), value.magnitude, None, oracle="bitwise")
+    return Truth(
+        value.value,
+        _scale(value),
+        budget,
+        near_ties=value.near_ties,
+        random=is_random(op, case.values) and case.layout != "expanded",
+    )
+
+
+def _scale(value: Expected) -> Tensor:
+    """What rounding errors of sums are relative to: the scale of the partial sums."""
+    if value.squares is None:
+        return value.magnitude
+    partial = value.value.abs() + 3 * value.squares.sqrt()
+    return torch.minimum(value.magnitude, partial)
+
+
+def _one_result(value: Expected, quantum: float, budget: Budget) -> bool:
+    """Whether exact sums leave one correct result: no declared term reaches a rounding tie."""
+    if not bool((value.magnitude <= quantum / UNIT_ROUNDOFF).all()):
+        return False
+    wide = value.value
+    apart = (wide - wide.to(budget.dtype).double()).abs()
+    reach = budget.declared(wide, value.magnitude)
+    alone = apart + reach < ulp(wide.abs(), budget.dtype) / 2
+    return bool((alone | (reach == 0)).all())
 
 
 def _call(

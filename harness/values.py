@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -12,14 +13,34 @@ if TYPE_CHECKING:
 
     from torch import Generator, Tensor
 
+    from harness.declare import Op
+
     Maker = Callable[[tuple[int, ...], torch.dtype, Generator], Tensor]
 
 _SPECIAL: Final = (math.nan, math.inf, -math.inf, -0.0)
 GROUP: Final = 64  # zero groups and crafted ties span whole quantization groups of this length
 
 
+@dataclass(frozen=True)
+class Family:
+    """How the inputs of a case are made in one family.
+
+    ``make`` takes an input's name, role, shape, dtype and generator; None means ``normal``.
+    ``random`` says that elements are independent draws.
+    """
+
+    make: Callable[[str, str, tuple[int, ...], torch.dtype, Generator], Tensor | None]
+    random: bool = False
+
+
 class UnknownFamily(LookupError):
     """A value family that does not exist; the message lists the known ones."""
+
+
+def is_random(op: Op, family: str) -> bool:
+    """Whether elements of the inputs are independent draws in ``family``."""
+    own = op.families.get(family)
+    return own.random if own else family in _RANDOM
 
 
 def make(
@@ -130,6 +151,7 @@ FAMILIES: Final[dict[str, Maker]] = {
     "ties": _ties,
     "special": _special,
 }
+_RANDOM: Final = frozenset({"normal", "outlier", "cancelling"})
 _DATA_ONLY: Final = frozenset({"huge", "tiny", "special", "zero"})
 
 

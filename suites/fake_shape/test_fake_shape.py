@@ -10,7 +10,7 @@ import pytest
 from harness import fakes
 from harness.cells import Evidence
 from harness.check import CASES
-from harness.judge import Judgement
+from harness.judge import Finding, Judgement
 from harness.probes import base_case, probes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_fake_describes_the_real_result(parity: Check) -> None:
     def check(case: Case) -> Judgement:
         words = fakes.check_case(parity.op, parity.kernel, case, parity.device)
-        return Judgement((words,) if words else (), refused=False, comparisons={})
+        return Judgement((Finding("fake", words),) if words else (), refused=False, comparisons={})
 
     parity.explore(check, examples=parity.settings.cases or CASES[Evidence.FAKE])
 

@@ -232,7 +232,7 @@ def test_a_write_past_an_input_fails_where_the_call_raised_too() -> None:
 
     seen, verdict = run(stray, may_refuse=True)
     assert seen.refused
-    assert verdict.problems == ("x: 4 bytes changed, the first at byte 96 from its start",)
+    assert verdict.problems == ("memory: x: 4 bytes changed, the first at byte 96 from its start",)
 
 
 def test_a_read_past_an_input_meets_nan() -> None:

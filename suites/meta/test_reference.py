@@ -239,15 +239,15 @@ def test_the_magnitude_of_a_sum_is_the_sum_over_absolute_values() -> None:
 
     truth = evaluated(total, outputs={"y": output("m", sums_over="n")})["y"]
     assert truth.expected.tolist() == [-6, 3]
-    assert truth.magnitude.tolist() == [6, 3]
+    assert truth.scale.tolist() == [6, 3]
     truth = evaluated(lambda x: x - x.flip(1), outputs={"y": output("m n", sums_over="n")})["y"]
     assert truth.expected[0, 0] == -2
-    assert truth.magnitude[0, 0] == 2
+    assert truth.scale[0, 0] == 2
 
 
 def test_the_magnitude_of_a_pointwise_value_is_its_absolute_value() -> None:
     truth = evaluated(lambda x: -x)["y"]
-    assert torch.equal(truth.magnitude, truth.expected.abs())
+    assert torch.equal(truth.scale, truth.expected.abs())
 
 
 def test_a_declared_magnitude_is_taken() -> None:
@@ -255,7 +255,7 @@ def test_a_declared_magnitude_is_taken() -> None:
         return Expected(x.sum(1), 7 + x.abs().sum(1))
 
     truth = evaluated(total, outputs={"y": output("m", sums_over="n")})["y"]
-    assert truth.magnitude.tolist() == [13, 10]
+    assert truth.scale.tolist() == [13, 10]
 
 
 def test_terms_are_counted_along_the_summed_axes() -> None:
