@@ -68,3 +68,17 @@ def bench(session: nox.Session) -> None:
     """Measure what the harness costs; prints ratios taken in one run."""
     install(session, "--editable=.[e2e]", groups=("tests",))
     session.run("python", "-m", "suites.bench")
+
+
+@nox.session
+def calibrate(session: nox.Session) -> None:
+    """Try the budget on thousands of correct results; `-- --device cuda --write` keeps them."""
+    install(session, "--editable=.[e2e]", groups=("tests",))
+    session.run("python", "-m", "suites.calibrate", *session.posargs)
+
+
+@nox.session
+def power(session: nox.Session) -> None:
+    """Plant faults in the kernels and count which are caught; arguments such as --quick go on."""
+    install(session, "--editable=.", groups=("tests",))
+    session.run("python", "-m", "harness.power", *session.posargs)

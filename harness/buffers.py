@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GUARD: Final = 4096  # bytes on either side: a whole tile's row of the widest kernels here
-LAYOUTS: Final = ("contiguous", "rows", "offset", "transposed", "expanded")
+LAYOUTS: Final = ("contiguous", "rows", "offset", "strided", "transposed", "expanded")
 POISONS: Final = ("nan", "huge", "bytes")
 _GUARD_BYTE: Final = 0xFF
 _PATTERN: Final = 0xA5
@@ -54,8 +54,8 @@ def strides_of(shape: Sequence[int], layout: str) -> tuple[tuple[int, ...], int]
     """Strides and storage offset, in elements, of ``shape`` in ``layout``; raises UnknownLayout.
 
     ``rows``: the last axis is dense, rows lie 16 elements apart from each other. ``offset``: dense
-    but one element off any alignment. ``transposed``: the last two axes swapped in memory.
-    ``expanded``: the first axis has stride 0.
+    but one element off any alignment. ``strided``: every other element of a dense tensor.
+    ``transposed``: the last two axes swapped in memory. ``expanded``: the first axis has stride 0.
     """
     if layout not in LAYOUTS:
         msg = f"layout={layout!r} is unknown; layouts: {', '.join(LAYOUTS)}"
@@ -68,6 +68,8 @@ def strides_of(shape: Sequence[int], layout: str) -> tuple[tuple[int, ...], int]
     strides = [math.prod(max(1, size) for size in padded[i + 1 :]) for i in range(len(shape))]
     if layout == "transposed" and len(shape) > 1:
         strides[-2:] = strides[:-3:-1]
+    if layout == "strided":
+        strides = [2 * stride for stride in strides]
     if layout == "expanded" and len(shape) > 1:
         strides[0] = 0
     return tuple(strides), int(layout == "offset")

@@ -104,17 +104,19 @@ def _integer(text: str, word: str) -> int:
 
 def _check(case: Case, op: Op) -> None:
     from harness.buffers import LAYOUTS
-    from harness.values import FAMILIES
+    from harness.values import families_of
 
     reasons = list(op.domain.refusals(case.size_of))
     configs = (DEFAULT, *registry.kernel(case.kernel).configs)
     choices = {"dtype": (case.dtype, op.dtypes), "config": (case.config, configs)}
-    choices |= {"values": (case.values, tuple(FAMILIES)), "layout": (case.layout, LAYOUTS)}
+    choices |= {"values": (case.values, tuple(families_of(op))), "layout": (case.layout, LAYOUTS)}
     reasons += [
         f"without={g!r} is not in {list(op.groups)}" for g in case.without if g not in op.groups
     ]
     choices |= {name: (label, tuple(op.params[name])) for name, label in case.params}
     reasons += [f"{k}={v!r} is not in {list(ok)}" for k, (v, ok) in choices.items() if v not in ok]
+    if reason := op.excludes.get(case.values):
+        reasons.append(f"{op.name} excludes values={case.values!r}: {reason}")
     if reasons:
         msg = f"case={case.id!r}: {'; '.join(reasons)}"
         raise InvalidCase(msg)

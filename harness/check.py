@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,22 +13,41 @@ from harness import device as devices
 from harness import registry
 from harness.case import DEFAULT, Case, parse
 from harness.cells import Cell, Evidence
+from harness.fairness import mostly_unfair, without_unfair
 from harness.judge import ParityFailure, judge
+from harness.selection import kind_of
 from harness.subjects import Unavailable
+from harness.truths import SHARED, TruthCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import torch
 
     from harness.declare import Kernel, Op
+    from harness.execute import Observation
     from harness.judge import Judgement
+    from harness.strategies import Limits
     from harness.subjects import Subject
 
 
 class NothingChecked(ValueError):
     """A check that would pass without having looked at anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """Which generated cases a check asks for, and what their ids end in.
+
+    ``kind`` is the word after the case in the id of a check that does more with a case than run it.
+    ``configs`` None means all of the kernel's; ``limits`` None those of the evidence.
+    """
+
+    kind: str = ""
+    examples: int | None = None
+    configs: tuple[str, ...] | None = None
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +76,10 @@ class Check:
     progress: Callable[[str], None] = lambda _: None
     figures: dict[str, object] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    unfair: Counter[str] = field(default_factory=Counter)  # cases by family
     worst: float = 0.0  # error of the worst element so far in units of its budget
     case: str = ""
+    truths: TruthCache = SHARED
 
     @property
     def kernel(self) -> Kernel:
@@ -86,63 +107,92 @@ class Check:
         """How many cases to generate."""
         return self.settings.cases or CASES[self.cell.evidence]
 
-    def explore(self, check: Callable[[Case], Judgement], *, examples: int | None = None) -> None:
+    def explore(self, check: Callable[[Case], Judgement], scope: Scope | None = None) -> None:
         """Generate cases over all configurations and check each; raises ParityFailure.
 
         The failure is the smallest that was found. With ``--case`` only that case is checked.
+        Raises NothingChecked if no case was checked, or none was fair.
         """
+        scope = scope or Scope()
         if self.settings.only is not None:
-            self._attempt(check, parse(self.settings.only))
-            return
-        configs = (DEFAULT, *self.kernel.configs)
-        share = -(-(examples or self.examples) // len(configs))
-        for config in configs:
-            self._explore_config(check, config, share)
+            case_id, kind = kind_of(self.settings.only)
+            if kind == scope.kind:
+                self._attempt(check, parse(case_id), kind)
+        else:
+            configs = scope.configs or (DEFAULT, *self.kernel.configs)
+            share = -(-(scope.examples or self.examples) // len(configs))
+            for index, config in enumerate(configs):
+                self._explore_config(check, config, index, replace(scope, examples=share))
         self._refuse_empty()
+        self._refuse_unfair()
 
     def _explore_config(
-        self, check: Callable[[Case], Judgement], config: str, examples: int
+        self, check: Callable[[Case], Judgement], config: str, index: int, scope: Scope
     ) -> None:
         from harness import strategies
         from harness.explore import Search, explore
 
-        limits = strategies.DEVICE if self.cell.needs_device else strategies.EMULATED
-        scope = f"{self.cell}/{self.dtype}/{config}/"
+        cell, dtype = self.cell, self._dtype()
+        usual = strategies.DEVICE if cell.needs_device else strategies.EMULATED
+        # Not the kernel's name: kernels of one op meet the same cases, and share their truths.
+        seed = f"{self.settings.seed}/{self.op.name}/{cell.arch}/{cell.layer}/{dtype}/{index}"
         explore(
             strategies.cases(
-                self.op, self.kernel, dtype=self._dtype(), config=config, limits=limits
+                self.op, self.kernel, dtype=dtype, config=config, limits=scope.limits or usual
             ),
-            Search(lambda case: self._attempt(check, case)),
-            examples=examples,
-            run_seed=zlib.crc32(f"{self.settings.seed}/{scope}".encode()),
-            scope=scope,
+            Search(lambda case: self._attempt(check, case, scope.kind)),
+            examples=scope.examples or 1,
+            run_seed=zlib.crc32(f"{seed}/{scope.kind}".encode()),
+            scope=f"{cell}/{self.dtype}/{config}/{scope.kind}",
             database=self.settings.database,
         )
 
     def _dtype(self) -> str:
         return self.dtype or self.op.dtypes[0]
 
-    def _attempt(self, check: Callable[[Case], Judgement], case: Case) -> None:
+    def _attempt(self, check: Callable[[Case], Judgement], case: Case, kind: str) -> None:
         judgement = check(case)
-        self._count("cases")
+        self.count("cases")
         self.progress(f"{self.cell} {self.counts['cases']} cases")
         if judgement.refused:
-            self._count("refused")
+            self.count("refused")
+        self.count(f"values_{case.values}")
+        self._note_fairness(case, judgement)
+        if judgement.unfair:
+            return
         if judgement.worst >= self.worst:
-            self.worst, self.case = judgement.worst, case.id
-            self.figures["worst_in_budget"] = min(self.worst, 1e300)  # JSON has no infinity
-        self._count(f"values_{case.values}")
+            self.worst, self.case = judgement.worst, _id(case, kind)
+            if judgement.comparisons:
+                self.figures["worst_in_budget"] = min(self.worst, 1e300)  # JSON has no infinity
         if judgement.problems:
-            self.fail(judgement.problems, case.id)
+            self.fail(judgement.problems, _id(case, kind))
+
+    def _note_fairness(self, case: Case, judgement: Judgement) -> None:
+        """Count unfair cases; families of which too many are unfair are named in the figures."""
+        if judgement.unfair:
+            self.count("unfair")
+            self.unfair[case.values] += 1
+        if self.unfair:
+            seen = {family: self.counts[f"values_{family}"] for family in self.unfair}
+            self.figures["mostly_unfair"] = mostly_unfair(seen, self.unfair)
 
     def judge_against_reference(self, case: Case) -> Judgement:
         """Run the kernel on ``case`` and judge it against the dense reference."""
+        return self.run(case)[1]
+
+    def run(self, case: Case) -> tuple[Observation, Judgement]:
+        """What the kernel does on ``case``, and the judgement of it; an unfair case is not held."""
         from harness.execute import execute
         from harness.reference import evaluate
 
-        call, observation = execute(self.op, self.kernel, case, self.device)
-        truths = evaluate(self.op, self.kernel, case, call.tensors)
-        return judge(self.op, observation, truths)
+        op = self.op
+        call, observation = execute(op, self.kernel, case, self.device)
+        truths = evaluate(op, self.kernel, case, call.tensors, cache=self.truths)
+        for truth in truths.values():
+            if truth.budget is not None:
+                self.figures["calibration"] = truth.budget.constants.provenance
+        judgement = judge(op, observation, truths)
+        return observation, without_unfair(op, case, call.tensors, truths, judgement)
 
     def each(self, probes: Mapping[str, Callable[[], str]]) -> None:
         """Run every named probe; one that returns words or raises AssertionError has failed.
@@ -152,9 +202,11 @@ class Check:
         """
         self._each({f"{self.kernel.name}/probe={name}": run for name, run in probes.items()})
 
-    def each_case(self, cases: list[Case], check: Callable[[Case], str]) -> None:
+    def each_case(
+        self, cases: Sequence[Case], check: Callable[[Case], str], *, kind: str = ""
+    ) -> None:
         """Check every case of a fixed list, as ``each`` does with probes."""
-        self._each({case.id: partial(check, case) for case in cases})
+        self._each({_id(case, kind): partial(check, case) for case in cases})
 
     def _each(self, ids: Mapping[str, Callable[[], str]]) -> None:
         if self.settings.only is not None:
@@ -162,7 +214,7 @@ class Check:
         self._refuse_empty(len(ids))
         failures = {}
         for case_id, probe in ids.items():
-            self._count("cases")
+            self.count("cases")
             self.progress(f"{self.cell} {self.counts['cases']} of {len(ids)} probes")
             if words := _words_of(probe):
                 failures[case_id] = words
@@ -178,7 +230,8 @@ class Check:
         reproduce = self.reproduce(case_id) if case_id else ""
         raise ParityFailure(title, problems, case=case_id, reproduce=reproduce)
 
-    def _count(self, figure: str) -> None:
+    def count(self, figure: str) -> None:
+        """Add one to a figure of the record."""
         self.counts[figure] += 1
         self.figures[figure] = self.counts[figure]
 
@@ -186,6 +239,17 @@ class Check:
         if not (self.counts["cases"] if found is None else found):
             msg = f"{self.cell}: no case was checked; --case={self.settings.only!r} names none here"
             raise NothingChecked(msg)
+
+    def _refuse_unfair(self) -> None:
+        if self.counts["cases"] == self.counts["unfair"]:
+            msg = (
+                f"{self.cell}: all {self.counts['unfair']} cases are beyond float32; none was fair"
+            )
+            raise NothingChecked(msg)
+
+
+def _id(case: Case, kind: str) -> str:
+    return f"{case.id}/{kind}" if kind else case.id
 
 
 def _words_of(probe: Callable[[], str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -136,9 +137,10 @@ def tensor(
 ) -> TensorSpec:
     """An input over axes, e.g. ``tensor("k//64 m", role="scale")``.
 
-    ``dtype=None`` is the case's dtype. ``role`` says what values make sense: ``data`` and
-    ``weight`` take every value family, ``scale`` is positive, ``code`` is any byte. Inputs with
-    the same ``optional`` word are left out (None) together in some cases.
+    ``dtype=None`` is the case's dtype. ``role`` says what values make sense: ``data`` takes every
+    value family, ``weight`` stays ordinary beside most extreme data, ``scale`` is positive and
+    floating point, ``code`` is an integer of any bits. Inputs with the same ``optional`` word are
+    left out (None) together in some cases.
     """
     if role not in ROLES:
         msg = f"role={role!r} is unknown; roles: {', '.join(ROLES)}"
@@ -185,11 +187,11 @@ def op(
     which the contract says nothing to the reason; ``refuses`` maps a parameter to values that
     every kernel must refuse.
 
-    ``families`` adds value families of the op's own. ``exact`` maps a family to a quantum of which
-    every term and partial sum is a multiple on inputs of that family: while sums stay below 2^24
-    quanta the result must be equal bit for bit. ``independent`` names axes along which one index
-    must not influence the outputs of another: garbage in one row leaves the others' bits alone.
-    Raises InvalidDeclaration.
+    ``families`` adds value families of the op's own; one with the name of a generic family replaces
+    it. ``exact`` maps a family to a quantum, a power of two, of which every term and partial sum is
+    a multiple on inputs of that family: while sums stay below 2^24 quanta the result must be equal
+    bit for bit. ``independent`` names axes along which one index must not influence the outputs of
+    another: garbage in one row leaves the others' bits alone. Raises InvalidDeclaration.
     """
 
     def declare(function: Function) -> Function:
@@ -240,8 +242,9 @@ def kernel(
 
     ``torch_op`` is its ``torch.library`` name (``ns::name``), needed by the fake_shape layer.
     ``configs`` are the tilings it accepts as ``config="name"``; every one is checked, and None
-    beside them. ``layouts`` must be handled; any other is refused or handled, never silently
-    wrong. ``instructions`` maps a claim to a regular expression that the machine code must
+    beside them. ``layouts`` of ``harness.buffers`` must be handled in every input, whether or not
+    the others have them too; any other is refused or handled, never silently wrong.
+    ``instructions`` maps a claim to a regular expression that the machine code must
     match; ``spills`` maps a claim to the reason why spills are accepted there. ``emulated=False``
     says that it cannot run without a GPU; ``deterministic=False`` that its bits may differ from
     run to run. Raises InvalidDeclaration, InvalidClaim, or
@@ -294,6 +297,7 @@ def _labelled(values: Sequence[object] | Mapping[str, object]) -> dict[str, obje
 def _check_op(op: Op) -> None:
     for name, given in op.inputs.items():
         _check_tensor(op, name, given.shape, given.dtype)
+        _check_role(op, name, given)
     for name, out in op.outputs.items():
         _check_tensor(op, name, (*out.shape, *(out.sums_over or "").split()), out.dtype)
     for dtype in op.dtypes:
@@ -301,6 +305,8 @@ def _check_op(op: Op) -> None:
     for group in op.groups:
         _check_form(f"{op.name}: optional", group, _GROUP)
     _check_params(op)
+    _check_families(op)
+    _check_independent(op)
     accepted = inspect.signature(op.reference).parameters
     if missing := {*op.inputs, *op.params} - set(accepted):
         msg = (
@@ -329,6 +335,56 @@ def _check_tensor(op: Op, name: str, words: Sequence[str], dtype: DtypeRule | No
         _check_known(f"{op.name}: dtype of {name}", dtype, DTYPES)
 
 
+def _check_role(op: Op, name: str, spec: TensorSpec) -> None:
+    remedies = {
+        "code": "codes are integers: give dtype=..., e.g. 'uint8'",
+        "scale": "scales are floating point: use role='code' for encoded ones",
+    }
+    for dtype in (spec.dtype,) if spec.dtype else op.dtypes:
+        floating = dtype.startswith(("float", "bfloat"))
+        if spec.role in remedies and floating != (spec.role == "scale"):
+            given = f"{op.name}: {name} has role={spec.role!r} and dtype={dtype!r}"
+            msg = f"{given}; {remedies[spec.role]}"
+            raise InvalidDeclaration(msg)
+
+
+def _check_families(op: Op) -> None:
+    if not (op.families or op.exact or op.excludes):
+        return
+    from harness import values
+
+    for name, family in op.families.items():
+        _check_form(f"{op.name}: family", name, _LABEL)
+        _check_kind(f"{op.name}: families {name!r}", family, values.Family)
+        if name in op.excludes:
+            msg = f"{op.name}: family {name!r} is both its own and excluded; drop one of the two"
+            raise InvalidDeclaration(msg)
+    for name in op.excludes:
+        _check_known(f"{op.name}: excludes", name, tuple(values.FAMILIES))
+    known = tuple(values.families_of(op))
+    if not known:
+        msg = f"{op.name}: excludes={list(op.excludes)} leaves no family; keep one or add your own"
+        raise InvalidDeclaration(msg)
+    for name, quantum in op.exact.items():
+        _check_known(f"{op.name}: exact", name, known)
+        _check_kind(f"{op.name}: exact {name!r}", quantum, (int, float))
+        if math.frexp(quantum)[0] != 1 / 2:
+            msg = f"{op.name}: exact {name!r} has the quantum {quantum!r}; need a power of two > 0"
+            raise InvalidDeclaration(msg)
+
+
+def _check_independent(op: Op) -> None:
+    for axis in op.independent:
+        _check_known(f"{op.name}: independent", axis, tuple(op.domain.sizes))
+        for what, specs in (("input", op.inputs), ("output", op.outputs)):
+            if not any(axis in spec.shape for spec in specs.values()):
+                msg = f"{op.name}: independent axis {axis!r} is no dimension of any {what}"
+                raise InvalidDeclaration(msg)
+    if len(set(op.independent)) < len(op.independent):
+        msg = f"{op.name}: independent={op.independent!r} names an axis twice; name it once"
+        raise InvalidDeclaration(msg)
+
+
 def _check_params(op: Op) -> None:
     names = (*FIXED, *op.domain.sizes, *op.params)
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -350,6 +406,13 @@ def _check_known(what: str, value: str, known: Sequence[str]) -> None:
         raise InvalidDeclaration(msg)
 
 
+def _check_kind(what: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kind):
+        words = [k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))]
+        msg = f"{what} is {value!r}; need {' or '.join(words)}"
+        raise InvalidDeclaration(msg)
+
+
 def _check_form(what: str, word: str, form: re.Pattern[str]) -> None:
     if not form.fullmatch(word):
         msg = f"{what} {word!r} breaks the case id; use a word of the form {form.pattern}"
@@ -363,6 +426,11 @@ def _check_kernel(kernel: Kernel) -> None:
     if not kernel.layouts:
         msg = f"{kernel.name}: layouts=() leaves no case; give at least 'contiguous'"
         raise InvalidDeclaration(msg)
+    from harness.buffers import LAYOUTS
+
+    for layout in kernel.layouts:
+        _check_known(f"{kernel.name}: layout", layout, LAYOUTS)
+    _check_kind(f"{kernel.name}: deterministic", kernel.deterministic, bool)
     for claim in (*kernel.instructions, *kernel.spills):
         arches.claimed(claim)
     for pattern in kernel.instructions.values():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from harness.arch import CPU, UnsupportedArch, admits
 from harness.emulation import is_active
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _pretended: ContextVar[str | None] = ContextVar("pretended_arch", default=None)
+_owned: ContextVar[int | None] = ContextVar("owned_device", default=None)
+_DELAY: Final = 40_000_000  # clock cycles, about 20 ms: longer than the host takes to launch
 
 
 @contextmanager
@@ -70,17 +73,49 @@ def present_archs() -> tuple[str, ...]:
     return tuple(dict.fromkeys(arch_of(torch.device("cuda", i)) for i in devices))
 
 
+@contextmanager
+def own(index: int) -> Iterator[None]:
+    """Within the scope the CUDA device ``index`` is the only one for its arch.
+
+    For processes that share a machine, a GPU each.
+    """
+    token = _owned.set(index)
+    try:
+        yield
+    finally:
+        _owned.reset(token)
+
+
 def first_device(arch: str) -> torch.device:
-    """The first CUDA device of ``arch``, the CPU for ``cpu``; raises UnsupportedArch if absent."""
+    """The CUDA device of ``arch`` that is owned, else the first; the CPU for ``cpu``.
+
+    Raises UnsupportedArch if there is none.
+    """
     import torch
 
     if arch == CPU:
         return torch.device("cpu")
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if arch_of(torch.device("cuda", index)) == arch:
-            return torch.device("cuda", index)
+    if found := _of_arch(arch):
+        return found[0]
     msg = f"arch={arch!r} is not on this machine; it has {', '.join(present_archs()) or 'no GPU'}"
     raise UnsupportedArch(msg)
+
+
+def twins(device: torch.device) -> tuple[torch.device, ...]:
+    """Other CUDA devices of the arch of ``device`` that this process may use."""
+    if device.type != "cuda":
+        return ()
+    return tuple(other for other in _of_arch(arch_of(device)) if other != device)
+
+
+def _of_arch(arch: str) -> list[torch.device]:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [torch.device("cuda", index) for index in range(count)]
+    found = [device for device in found if arch_of(device) == arch]
+    owned = [device for device in found if device.index == _owned.get()]
+    return owned or found
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
@@ -118,21 +153,39 @@ def _driver() -> str:
         return "unknown"
 
 
+@contextmanager
+def late_stream(device: torch.device) -> Iterator[None]:
+    """Make a stream current on which work of the scope starts some 20 ms after it was launched.
+
+    What is launched on any other stream meanwhile runs before it. Everything has run at the end.
+    """
+    import torch
+
+    stream = torch.cuda.Stream(device)
+    try:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(_DELAY)  # noqa: SLF001 - no public spelling
+            yield
+    finally:
+        torch.cuda.synchronize(device)
+
+
 def replay(
-    function: Callable[[], Tensor], inputs: Sequence[Tensor], device: torch.device
+    function: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor], device: torch.device
 ) -> Replay:
     """Capture ``function``, which reads ``inputs`` in place, into a CUDA graph after a warm-up."""
     import torch
 
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = function()
-    return Replay(graph, tuple(inputs), output)
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            function()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = tuple(function())
+    return Replay(graph, tuple(inputs), outputs)
 
 
 @dataclass(frozen=True)
@@ -141,11 +194,56 @@ class Replay:
 
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
-    output: Tensor
+    outputs: tuple[Tensor, ...]
 
-    def __call__(self, *values: Tensor) -> Tensor:
-        """The output for ``values``, as a tensor of its own."""
+    def __call__(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for ``values``, as tensors of their own."""
         for place, value in zip(self.inputs, values, strict=True):
             place.copy_(value)
         self.graph.replay()
-        return self.output.clone()
+        return tuple(output.clone() for output in self.outputs)
+
+
+def elapsed(
+    function: Callable[[], object], device: torch.device, *, repeats: int = 30
+) -> list[float]:
+    """Seconds that ``function`` takes on ``device`` in each of some runs, by CUDA events.
+
+    Before each run a large buffer is written: that leaves nothing of the inputs in the cache, and
+    keeps the device busy while the host launches what is measured. On the CPU, by the clock.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return [_by_clock(function) for _ in range(repeats)]
+    times = []
+    with torch.cuda.device(device):
+        flush = torch.empty(1 << 30, dtype=torch.uint8, device=device)
+        function()
+        for _ in range(repeats):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            flush.zero_()
+            start.record()
+            function()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1000)
+    return times
+
+
+def _by_clock(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def peak_memory(function: Callable[[], object], device: torch.device) -> int:
+    """Bytes that ``function`` allocates on a CUDA ``device`` at most at any one time."""
+    import torch
+
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    function()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -160,7 +160,7 @@ def _real(op: Op, kernel: Kernel, call: Call, device: torch.device) -> dict[str,
         try:
             outputs = name_outputs(op, kernel.function(**call.arguments))
             devices.synchronize(device)
-        except Exception as error:  # noqa: BLE001 - compared with what the fake does
+        except Exception as error:  # noqa: BLE001 - whatever it says is the finding
             return error
     return _shapes(outputs, call.tensors)
 
@@ -175,7 +175,7 @@ def _fake(op: Op, kernel: Kernel, call: Call) -> dict[str, Shape] | Exception:
         }
         try:
             outputs = name_outputs(op, kernel.function(**faked))
-        except Exception as error:  # noqa: BLE001 - compared with what the real one does
+        except Exception as error:  # noqa: BLE001 - whatever it says is the finding
             return error
         inputs = {name: faked[name] for name in call.tensors}
         return _shapes(outputs, inputs)

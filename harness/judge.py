@@ -10,6 +10,8 @@ from harness.compare import Comparison, compare, compare_exact
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
     from harness.declare import Op
     from harness.execute import Observation
     from harness.reference import Truth
@@ -26,6 +28,7 @@ class ParityFailure(AssertionError):
         self.problems = tuple(problems)
         self.case = case
         self.reproduce = reproduce
+        self.picture = ""
         self.first: ParityFailure | None = None  # what the search met before it shrank the case
 
     def __str__(self) -> str:
@@ -33,6 +36,8 @@ class ParityFailure(AssertionError):
         lines = [f"{self.title}: {count} problem{'s' if count > 1 else ''}"]
         if self.case:
             lines += [f"  case       {self.case}", f"  reproduce  {self.reproduce}"]
+        if self.picture:
+            lines.append(f"  picture    {self.picture}")
         lines += [f"  - {problem}" for problem in self.problems]
         if self.first is not None and self.first.case != self.case:
             lines += [f"  first seen in {self.first.case}"]
@@ -42,10 +47,11 @@ class ParityFailure(AssertionError):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and which oracle says so."""
+    """One thing that is wrong, which oracle says so, and of which output, if of one."""
 
     oracle: str
     words: str
+    output: str = ""
 
     def __str__(self) -> str:
         return self.words
@@ -53,11 +59,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a case passed, whether it was refused, and each output's comparison."""
+    """Whether a case passed, whether it was refused, and each output's comparison.
+
+    ``unfair`` says that the case was dropped: float32 arithmetic itself leaves the budget.
+    """
 
     findings: tuple[Finding, ...]
     refused: bool
     comparisons: Mapping[str, Comparison]
+    unfair: bool = False
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -76,24 +86,34 @@ def judge(
     """Judge one case against the reference; ``may_refuse`` for what the kernel need not handle."""
     if observation.error is not None:
         refused = observation.refused and may_refuse
-        findings = [] if refused else [Finding("error", _of_error(observation))]
-        return Judgement((*findings, *_of_memory(observation)), refused, {})
-    comparisons = {name: _compare(observation, name, truths[name]) for name in op.outputs}
-    findings = [Finding(c.oracle, f"{n}: {c}") for n, c in comparisons.items() if not c.passed]
+        found = findings_of_run(observation)
+        return Judgement(
+            tuple(f for f in found if not (refused and f.oracle == "error")), refused, {}
+        )
+    comparisons = {
+        name: compare_with(observation.outputs[name], truths[name]) for name in op.outputs
+    }
+    wrong = [Finding(c.oracle, f"{n}: {c}", n) for n, c in comparisons.items() if not c.passed]
+    findings = (*wrong, *findings_of_run(observation))
+    return Judgement(findings, refused=False, comparisons=comparisons)
+
+
+def findings_of_run(observation: Observation) -> tuple[Finding, ...]:
+    """What is wrong whatever the outputs should be: an error, no launch, damage to memory."""
+    findings = []
     elements = sum(output.numel() for output in observation.outputs.values())
-    if elements and not observation.launches:
+    if observation.error is not None:
+        findings.append(Finding("error", _of_error(observation)))
+    elif elements and not observation.launches:
         words = "no launch was seen: a fallback computed this, not the kernel"
         findings.append(Finding("launch", words))
-    findings += _of_memory(observation)
-    return Judgement(tuple(findings), refused=False, comparisons=comparisons)
+    if observation.damage:
+        findings.append(Finding("memory", f"memory: {observation.damage}"))
+    return tuple(findings)
 
 
-def _of_memory(observation: Observation) -> list[Finding]:
-    return [Finding("memory", f"memory: {observation.damage}")] if observation.damage else []
-
-
-def _compare(observation: Observation, name: str, truth: Truth) -> Comparison:
-    actual = observation.outputs[name]
+def compare_with(actual: Tensor, truth: Truth) -> Comparison:
+    """Compare one output with its truth, by the truth's oracle."""
     if truth.budget is None:
         return compare_exact(actual, truth.expected, signed_zero=truth.oracle == "exact")
     return compare(

@@ -105,9 +105,10 @@ def _graph(sample: Sample, device: torch.device) -> str:
     """A CUDA graph, replayed on other inputs than it was captured with, gives the bits of eager."""
     places = tuple(value.clone() for value in sample.inputs)
     with torch.no_grad():
-        replay = devices.replay(lambda: sample.module(*places), places, device)
+        replay = devices.replay(lambda: (sample.module(*places),), places, device)
         for changed in (sample.inputs, tuple(value.flip(0) for value in sample.inputs)):
-            if not same_bits(replay(*changed), sample.module(*changed)):
+            (replayed,) = replay(*changed)
+            if not same_bits(replayed, sample.module(*changed)):
                 return "a CUDA graph's replay differs from eager"
     return ""
 

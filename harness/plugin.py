@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,9 +22,10 @@ from harness.cells import Cell, Evidence, Layer, Verdict
 from harness.selection import Request, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from harness.check import Check, Settings
+    from harness.judge import ParityFailure
     from harness.record import Record
 
 _ARCH_WORDS: Final = {
@@ -82,6 +84,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
     add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
+    add(
+        "--error-images",
+        type=_picture_folder,
+        metavar="DIR",
+        help="draw the errors of each failing numeric check into a PNG file in DIR",
+    )
     add("--e2e-model", type=Path, metavar="DIR", help="folder of the end-to-end model's files")
     parser.addini("parity_declare", "packages or files that declare ops and kernels", "args", [])
 
@@ -93,6 +101,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _picture_folder(text: str) -> Path:
+    folder = Path(text)
+    if find_spec("matplotlib") is None:
+        msg = (
+            f"--error-images={text!r} needs matplotlib, which is not installed; "
+            "python -m pip install 'kernel-parity[picture]'"
+        )
+        raise pytest.UsageError(msg)
+    if folder.exists() and not folder.is_dir():
+        msg = f"--error-images={text!r} is a file; name a folder, which is made if need be"
+        raise pytest.UsageError(msg)
+    return folder
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; refuse ``-m`` with a marker that nobody registered."""
     add = config.addinivalue_line
@@ -100,7 +122,12 @@ def pytest_configure(config: pytest.Config) -> None:
         add("markers", f"{layer}: checks of the layer {layer}")
     for arch, words in _ARCH_WORDS.items():
         add("markers", f"{arch}: {words}")
-    add("markers", "parity(layer, by=None): a test over the cells of a layer, by='dtype' for each")
+    add(
+        "markers",
+        "parity(layer, by=None, kind='', needs=''): a test over the cells of a layer, by='dtype' "
+        "for each; kind ends the ids of its cases; needs names a field of the op that is not empty",
+    )
+    add("markers", "gpu: a test of the harness itself that needs a CUDA device of any arch")
     config.stash[RUN] = Run()
     _check_marker_expression(config)
     if config.option.records and not hasattr(config, "workerinput"):
@@ -151,8 +178,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "parity" not in metafunc.fixturenames or marker is None:
         return
     _load(metafunc.config)
-    layer, by = Layer(marker.kwargs["layer"]), marker.kwargs.get("by")
-    requests = list(_requests(metafunc.config, layer, by))
+    layer = Layer(marker.kwargs["layer"])
+    requests = list(_requests(metafunc.config, marker.kwargs))
     parameters = [
         pytest.param(
             r, id=r.id, marks=[getattr(pytest.mark, layer.value), getattr(pytest.mark, r.cell.arch)]
@@ -162,15 +189,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("parity", parameters or [pytest.param(None, id="none")], indirect=True)
 
 
-def _requests(config: pytest.Config, layer: Layer, by: str | None) -> Iterator[Request]:
+def _requests(config: pytest.Config, wanted: Mapping[str, str]) -> Iterator[Request]:
     from harness import registry
 
     for cell in config.stash[RUN].inventory:
-        if cell.layer is not layer:
-            continue
         op = registry.op(registry.kernel(cell.kernel).op)
-        for dtype in op.dtypes if by == "dtype" else (None,):
-            yield Request(cell, dtype)
+        needs = wanted.get("needs")
+        if cell.layer != wanted["layer"] or (needs and not getattr(op, needs)):
+            continue
+        for dtype in op.dtypes if wanted.get("by") == "dtype" else (None,):
+            yield Request(cell, dtype, wanted.get("kind", ""))
 
 
 def _load(config: pytest.Config) -> None:
@@ -244,14 +272,16 @@ def _request(item: pytest.Item) -> Request | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs an arch that is not here, with the reason."""
-    request = _request(item)
-    if request is None or not request.cell.needs_device:
+    """Skip what needs an arch, or any GPU, that is not here, with the reason."""
+    request, any_gpu = _request(item), item.get_closest_marker("gpu")
+    if not any_gpu and (request is None or not request.cell.needs_device):
         return
     from harness.device import present_archs
 
     here = present_archs()
-    if request.cell.arch not in here:
+    if any_gpu and not here:
+        pytest.skip("no GPU is on this machine")
+    if request is not None and request.cell.arch not in here:
         machine = ", ".join(here) or "no GPU"
         pytest.skip(f"{request.cell.arch} is not on this machine, which has {machine}")
 
@@ -329,11 +359,30 @@ def pytest_runtest_makereport(
     from harness.judge import ParityFailure
 
     if call.excinfo is not None and isinstance(call.excinfo.value, ParityFailure):
+        _draw(item, request, call.excinfo.value)
         report.longrepr = str(call.excinfo.value)
         report.sections = []  # what compilers log while tracing buries the report
     if report.when == "call" or not report.passed:
         report.user_properties.append((_RECORD, _record(item, request, report).to_json()))
     return report
+
+
+def _draw(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
+    """With ``--error-images``, put the path of a picture into a failed comparison's report."""
+    folder, check = item.config.option.error_images, item.stash[CHECK]
+    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind:
+        return
+    from harness import picture
+
+    path = folder / f"{request.cell}-{request.dtype}.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if not picture.of_failure(check, failure.case, path):
+            return
+    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
+        failure.picture = f"none: {type(error).__name__}: {error}"
+        return
+    failure.picture = check.figures["picture"] = str(path)
 
 
 def _record(item: pytest.Item, request: Request, report: pytest.TestReport) -> Record:
@@ -434,6 +483,6 @@ def pytest_terminal_summary(
             markup = {segment.colour: True} if segment.colour else {}
             terminalreporter.write(segment.text, **markup)
         terminalreporter.write("\n")
-    for line_of_skips in table.skips(run.records):
-        terminalreporter.write_line(line_of_skips)
+    for words in (*table.skips(run.records), *table.unfair(run.records)):
+        terminalreporter.write_line(words)
     terminalreporter.write_line(table.totals(results))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from harness import device as devices
 from harness import expression
 from harness.budget import UNIT_ROUNDOFF, Budget, Expected, ulp
+from harness.calibration import constants
 from harness.compare import InvalidReference
 from harness.values import is_random
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from harness.case import Case
     from harness.declare import Kernel, Op, OutputSpec
+    from harness.truths import TruthCache
 
 
 @dataclass(frozen=True)
@@ -57,61 +61,101 @@ def output_dtype(spec: OutputSpec, dtype: torch.dtype, params: Mapping[str, obje
 
 
 def evaluate(
-    op: Op, kernel: Kernel, case: Case, inputs: Mapping[str, Tensor | None]
+    op: Op,
+    kernel: Kernel,
+    case: Case,
+    inputs: Mapping[str, Tensor | None],
+    *,
+    cache: TruthCache | None = None,
 ) -> dict[str, Truth]:
     """What each output must be, and its budget.
 
-    Raises InvalidReference if the reference returns another number of outputs, or a shape or dtype
-    that the declaration does not have.
+    With a ``cache`` the reference is evaluated once for all kernels of the op; the inputs must then
+    be the case's own. Raises InvalidReference if the reference returns another number of outputs,
+    or a shape or dtype that the declaration does not have.
+    """
+    make = partial(expectations, op, case, inputs)
+    values = make() if cache is None else cache.get(op, case, inputs, make)
+    return {name: _truth(op, kernel, case, name, values[name]) for name in op.outputs}
+
+
+def expectations(op: Op, case: Case, inputs: Mapping[str, Tensor | None]) -> dict[str, Expected]:
+    """What the reference says of each output, whatever the kernel; raises InvalidReference.
+
+    No tensor of it shares storage with an input, which a kernel may return as its output.
     """
     dtype, params = dtype_of(case.dtype), op.param_values(dict(case.params))
-    raw = _call(op, inputs, params, dtype)
+    wide = {name: _widen(value) for name, value in inputs.items()}
+    raw = call(op, wide, params, dtype)
     absolute: dict[str, object] | None = None
-    truths = {}
+    found = {}
     for name, spec in op.outputs.items():
-        value, target = raw[name], output_dtype(spec, dtype, params)
-        if not isinstance(value, Expected) and spec.sums_over and not spec.exact:
-            absolute = absolute or _call(op, _absolute(inputs), params, dtype)
-            value = Expected(_tensor(op, name, value), _tensor(op, name, absolute[name]))
-        truths[name] = _truth(op, kernel, case, name, value, target)
-    return truths
+        value = raw[name]
+        if not isinstance(value, Expected):
+            plain = tensor_of(op, name, value)
+            bound: Tensor = plain.abs()
+            if spec.sums_over and not spec.exact:
+                absolute = absolute or call(op, _absolute(wide), params, dtype)
+                bound = tensor_of(op, name, absolute[name])
+            value = Expected(plain, bound)
+        _check_value(op, case, name, value)
+        found[name] = _own(value, inputs)
+    return found
 
 
-def _truth(
-    op: Op, kernel: Kernel, case: Case, name: str, value: object, target: torch.dtype
-) -> Truth:
+def _own(value: Expected, inputs: Mapping[str, Tensor | None]) -> Expected:
+    places = {t.untyped_storage().data_ptr() for t in inputs.values() if t is not None}
+
+    def own(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage().data_ptr() in places else tensor
+
+    return replace(value, value=own(value.value), magnitude=own(value.magnitude))
+
+
+def _check_value(op: Op, case: Case, name: str, value: Expected) -> None:
     spec, sizes = op.outputs[name], case.size_of
-    if not isinstance(value, Expected):
-        plain = _tensor(op, name, value)
-        value = Expected(plain, plain.abs())
     if tuple(value.value.shape) != spec.dims(sizes):
         msg = (
             f"the reference of {op.name} returned {name} of shape {tuple(value.value.shape)}; "
             f"declared {' '.join(spec.shape)} = {spec.dims(sizes)} at {case.id}"
         )
         raise InvalidReference(msg)
-    if spec.exact:
-        return Truth(value.value.to(target), value.magnitude, None, oracle="exact")
-    if value.value.dtype != torch.float64:
+    if not spec.exact and value.value.dtype != torch.float64:
         msg = f"the reference of {op.name} returned {name} as {value.value.dtype}; need float64"
         raise InvalidReference(msg)
-    summed = math.prod(expression.evaluate(word, sizes) for word in (spec.sums_over or "1").split())
+
+
+def _truth(op: Op, kernel: Kernel, case: Case, name: str, value: Expected) -> Truth:
+    spec, params = op.outputs[name], op.param_values(dict(case.params))
+    target = output_dtype(spec, dtype_of(case.dtype), params)
+    if spec.exact:
+        return Truth(value.value.to(target), value.magnitude, None, oracle="exact")
+    words = (spec.sums_over or "1").split()
+    summed = math.prod(expression.evaluate(word, case.size_of) for word in words)
     tensor_core = kernel.accumulates == "tensor_core" and spec.sums_over is not None
-    budget = Budget(dtype=target, terms_summed=summed, tensor_core=tensor_core, terms=op.terms)
+    random = is_random(op, case.values)
+    budget = Budget(
+        dtype=target,
+        terms_summed=summed,
+        tensor_core=tensor_core,
+        random=random,
+        terms=op.terms,
+        constants=constants(devices.arch_of(value.value.device), kernel.accumulates),
+    )
     quantum = op.exact.get(case.values)
     if quantum is not None and _one_result(value, quantum, budget):
         return Truth(value.value.to(target), value.magnitude, None, oracle="bitwise")
     return Truth(
         value.value,
-        _scale(value),
+        _scale(value) if random else value.magnitude,
         budget,
         near_ties=value.near_ties,
-        random=is_random(op, case.values) and case.layout != "expanded",
+        random=random and case.layout != "expanded",
     )
 
 
 def _scale(value: Expected) -> Tensor:
-    """What rounding errors of sums are relative to: the scale of the partial sums."""
+    """The scale of the partial sums of terms of random sign; ordered signs go far beyond it."""
     if value.squares is None:
         return value.magnitude
     partial = value.value.abs() + 3 * value.squares.sqrt()
@@ -129,13 +173,13 @@ def _one_result(value: Expected, quantum: float, budget: Budget) -> bool:
     return bool((alone | (reach == 0)).all())
 
 
-def _call(
+def call(
     op: Op, inputs: Mapping[str, Tensor | None], params: Mapping[str, object], dtype: torch.dtype
 ) -> dict[str, object]:
-    wide = {name: _widen(value) for name, value in inputs.items()}
+    """What the reference returns for ``inputs`` as they are, by output; raises InvalidReference."""
     wants_dtype = "dtype" in inspect.signature(op.reference).parameters
     extra = {"dtype": dtype} if wants_dtype and "dtype" not in params else {}
-    result = op.reference(**wide, **params, **extra)
+    result = op.reference(**inputs, **params, **extra)
     if isinstance(result, dict):
         named = result
     else:
@@ -160,7 +204,8 @@ def _absolute(inputs: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     }
 
 
-def _tensor(op: Op, name: str, value: object) -> Tensor:
+def tensor_of(op: Op, name: str, value: object) -> Tensor:
+    """``value`` if it is a tensor; raises InvalidReference."""
     if isinstance(value, Tensor):
         return value
     msg = f"the reference of {op.name} returned {type(value).__name__} for {name}; need a tensor"

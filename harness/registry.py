@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from harness.declare import Kernel, Op
     from harness.subjects import Subject
+    from harness.variants import Variant
 
 
 Declared = TypeVar("Declared")
@@ -48,6 +49,7 @@ class _Registry:
     ops: dict[str, Op] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
     load_errors: dict[str, Exception] = field(default_factory=dict)
 
 
@@ -70,6 +72,12 @@ def add_subject(subject: Subject) -> None:
     """Add a module under test; raises DuplicateDeclaration if its name is taken."""
     _refuse_second("subject", subject.name, subject.place, _current.subjects)
     _current.subjects[subject.name] = subject
+
+
+def add_variant(variant: Variant) -> None:
+    """Add a correct variant; raises DuplicateDeclaration if its op has one of its name."""
+    _refuse_second("variant", str(variant), variant.place, _current.variants)
+    _current.variants[str(variant)] = variant
 
 
 def op(name: str) -> Op:
@@ -98,6 +106,11 @@ def kernels() -> tuple[Kernel, ...]:
 def subjects() -> tuple[Subject, ...]:
     """All modules under test by name."""
     return tuple(_current.subjects[name] for name in sorted(_current.subjects))
+
+
+def variants() -> tuple[Variant, ...]:
+    """All correct variants, by op and name."""
+    return tuple(_current.variants[name] for name in sorted(_current.variants))
 
 
 def load_errors() -> dict[str, Exception]:
@@ -190,7 +203,7 @@ def _refuse_second(
     what: str,
     name: str,
     place: str,
-    known: Mapping[str, Op] | Mapping[str, Kernel] | Mapping[str, Subject],
+    known: Mapping[str, Op] | Mapping[str, Kernel] | Mapping[str, Subject] | Mapping[str, Variant],
 ) -> None:
     if name in known and known[name].place != place:
         msg = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -11,14 +12,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PROBE: Final = "/probe="  # in the id of what is no generated case
+_KIND: Final = re.compile(r"(.*,seed=\d+)/([a-z_]+)")  # of what is done with a case, after its id
+
+
+def kind_of(case_id: str) -> tuple[str, str]:
+    """The case's own id, and the word after it that names a check of another kind, or nothing."""
+    found = _KIND.fullmatch(case_id)
+    return (found[1], found[2]) if found else (case_id, "")
 
 
 @dataclass(frozen=True)
 class Request:
-    """The parameter of one test item: a cell, and a dtype where the test asks for one."""
+    """The parameter of one test item: a cell, a dtype where asked for one, what its ids end in."""
 
     cell: Cell
     dtype: str | None = None
+    kind: str = ""
 
     @property
     def id(self) -> str:
@@ -53,7 +62,7 @@ class Selection:
         if self.case:
             registry.kernel(kernel_of(self.case))
             if _PROBE not in self.case:
-                parse(self.case)
+                parse(kind_of(self.case)[0])
 
     def wants(self, request: Request) -> bool:
         """Whether the check of a cell is asked for."""
@@ -76,6 +85,8 @@ class Selection:
     def _in_case(self, request: Request) -> bool:
         if _PROBE in str(self.case):
             return request.dtype is None and request.cell.layer is not Layer.COMPILE
+        if kind_of(str(self.case))[1] != request.kind:
+            return False
         if request.dtype is None:
             return request.cell.layer is Layer.COMPILE  # its cases are a list over all dtypes
         return f"dtype={request.dtype}," in str(self.case)

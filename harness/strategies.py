@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import strategies as st
 
 from harness.case import DEFAULT, Case
-from harness.values import FAMILIES
+from harness.values import families_of
 
 if TYPE_CHECKING:
     from harness.declare import Kernel, Op
@@ -36,6 +36,8 @@ class Limits:
 
 EMULATED: Final = Limits(axis=400, elements=2**17)  # the largest take about a second
 DEVICE: Final = Limits(axis=16384, elements=2**23)
+EXTREME: Final = Limits(axis=2**20, elements=2**27)  # of one axis, for which a device is needed
+SMALL: Final = Limits(axis=200, elements=2**13)  # for what runs a case again and again
 
 
 def table(size: Size, *, cap: int) -> tuple[int, ...]:
@@ -119,7 +121,7 @@ def cases(
 ) -> Case:
     """Cases of ``op`` for ``kernel`` with one dtype and one configuration."""
     found = draw(size_maps(op, limits=limits))
-    values = draw(st.sampled_from([f for f in FAMILIES if f not in op.excludes]))
+    values = draw(st.sampled_from(list(families_of(op))))
     layout = draw(st.sampled_from(kernel.layouts))
     seed = draw(st.integers(0, 2**16 - 1))
     params = {name: draw(st.sampled_from(list(labels))) for name, labels in op.params.items()}
@@ -134,4 +136,37 @@ def cases(
         layout=layout,
         config=config,
         seed=seed,
+    )
+
+
+def extreme_cases(
+    op: Op, kernel: Kernel, *, dtype: str, limits: Limits = EXTREME
+) -> tuple[Case, ...]:
+    """One case for each axis in which it is as long as domain and ``limits`` allow, others short.
+
+    Very long and very wide cases, which generated ones never are. They have random values, and odd
+    sizes elsewhere.
+    """
+    short = {
+        axis: min(size.max, max(size.smallest, 3 * size.multiple_of))
+        for axis, size in op.domain.sizes.items()
+    }
+    found: dict[tuple[tuple[str, int], ...], None] = {}  # an ordered set
+    for axis, size in op.domain.sizes.items():
+        cap = min(size.max, limits.axis) // size.multiple_of * size.multiple_of
+        sizes = _fit(short | {axis: max(cap, size.smallest)}, axis, op, limits)
+        while op.domain.refusals(sizes) and sizes[axis] > size.smallest:
+            sizes[axis] = _half(size, sizes[axis])  # another axis is coupled to it
+        if not op.domain.refusals(sizes):
+            found[tuple(sizes.items())] = None
+    return tuple(
+        Case(
+            kernel=kernel.name,
+            sizes=sizes,
+            dtype=dtype,
+            params=tuple((name, next(iter(labels))) for name, labels in op.params.items()),
+            values=next(iter(families_of(op))),
+            layout=kernel.layouts[0],
+        )
+        for sizes in found
     )

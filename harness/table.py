@@ -78,6 +78,20 @@ def skips(records: Iterable[Record]) -> list[str]:
     return [f"{count} checks skipped: {reason}" for reason, count in reasons.items()]
 
 
+def unfair(records: Iterable[Record]) -> list[str]:
+    """Families of which too many cases were dropped as beyond float32, a line for each check."""
+    said = [
+        f"little said, {r.kernel} on {r.arch}, {r.check}: {words}"
+        for r in records
+        for words in _listed(r.figures.get("mostly_unfair"))
+    ]
+    return list(dict.fromkeys(said))
+
+
+def _listed(figure: object) -> list[object]:
+    return figure if isinstance(figure, list) else []
+
+
 def lines(
     results: Mapping[Cell, tuple[Verdict, Evidence]], *, unicode: bool = True
 ) -> Iterator[list[Segment]]:

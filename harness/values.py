@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
 
+from harness import draws
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Generator, Tensor
 
+    from harness.case import Case
     from harness.declare import Op
 
-    Maker = Callable[[tuple[int, ...], torch.dtype, Generator], Tensor]
-
-_SPECIAL: Final = (math.nan, math.inf, -math.inf, -0.0)
-GROUP: Final = 64  # zero groups and crafted ties span whole quantization groups of this length
+    Shape = tuple[int, ...]
+    Numbers = Callable[[Shape, torch.dtype, Generator], Tensor]
+    Plain = Callable[[Shape, Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Family:
     """How the inputs of a case are made in one family.
 
-    ``make`` takes an input's name, role, shape, dtype and generator; None means ``normal``.
-    ``random`` says that elements are independent draws.
+    ``make`` takes an input's name, role, shape, dtype and generator, and returns a CPU tensor that
+    is then rounded to the dtype; None means ``normal``. ``random`` says that elements are
+    independent draws.
     """
 
     make: Callable[[str, str, tuple[int, ...], torch.dtype, Generator], Tensor | None]
@@ -34,141 +37,166 @@ class Family:
 
 
 class UnknownFamily(LookupError):
-    """A value family that does not exist; the message lists the known ones."""
+    """A value family that an op does not have; the message lists those that it has."""
+
+
+class InvalidFamily(ValueError):
+    """A family whose ``make`` returned what the declared input cannot be."""
+
+
+def families_of(op: Op) -> dict[str, Family]:
+    """Every family that cases of ``op`` may have, the simplest first: generic ones, then its own.
+
+    A family of the op's own replaces the generic one of its name.
+    """
+    generic = {name: family for name, family in FAMILIES.items() if name not in op.excludes}
+    return generic | dict(op.families)
 
 
 def is_random(op: Op, family: str) -> bool:
     """Whether elements of the inputs are independent draws in ``family``."""
-    own = op.families.get(family)
-    return own.random if own else family in _RANDOM
+    return families_of(op)[family].random
 
 
-def make(
-    role: str, family: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
-) -> Tensor:
-    """A CPU tensor for an input of ``role`` in ``family``; raises UnknownFamily.
+def make(op: Op, name: str, case: Case, dtype: torch.dtype, generator: Generator) -> Tensor:
+    """A CPU tensor for the input ``name`` of ``case``, of ``dtype``.
 
-    Every family is asymmetric between rows and columns, so that a transpose shows.
+    Raises UnknownFamily if the op has no such family, InvalidFamily if a family of its own gives
+    another shape, or on an exact grid values that ``dtype`` does not hold.
     """
-    if family not in FAMILIES:
-        msg = f"values={family!r} is unknown; families: {', '.join(FAMILIES)}"
+    spec, known = op.inputs[name], families_of(op)
+    if case.values not in known:
+        msg = f"values={case.values!r} is no family of {op.name}; families: {', '.join(known)}"
         raise UnknownFamily(msg)
-    if role == "code":
-        return _codes(family, shape, generator)
-    if role == "scale":
-        return _scales(family, shape, generator).to(dtype)
-    if role == "weight" and family in _DATA_ONLY:
-        family = "normal"
-    return FAMILIES[family](shape, dtype, generator).to(dtype)
+    shape = spec.dims(case.size_of)
+    made = known[case.values].make(name, spec.role, shape, dtype, generator)
+    if made is None:
+        made = FAMILIES["normal"].make(name, spec.role, shape, dtype, generator)
+    return _fitting(op, name, case, made, dtype)
 
 
-def _normal(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator)
+def _fitting(op: Op, name: str, case: Case, made: Tensor | None, dtype: torch.dtype) -> Tensor:
+    shape = op.inputs[name].dims(case.size_of)
+    where = f"family {case.values!r} of {op.name}: {name}"
+    if not isinstance(made, torch.Tensor) or made.device.type != "cpu":
+        msg = f"{where} is {_said(made)}; return a CPU tensor, or None for normal values"
+        raise InvalidFamily(msg)
+    if tuple(made.shape) != shape:
+        msg = f"{where} has shape {tuple(made.shape)}; it is given, and must return, {shape}"
+        raise InvalidFamily(msg)
+    fitting = draws.to_dtype(made, dtype) if made.dtype is not dtype else made
+    if case.values in op.exact and not torch.equal(fitting.to(made.dtype), made):
+        msg = f"{where} has values that {dtype} does not hold, but is declared exact; use others"
+        raise InvalidFamily(msg)
+    return fitting.contiguous()
 
 
-def _exact(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    return torch.randint(-3, 4, shape, generator=generator).float()
+def _said(made: object) -> str:
+    if isinstance(made, torch.Tensor):
+        return f"a tensor on {made.device}"
+    return f"of type {type(made).__name__}"
 
 
-def _constant(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    return torch.full(shape, 0.75 + float(torch.randint(0, 8, (), generator=generator)))
+_plain_scale: Plain = partial(draws.positive, range(-2, 2))
 
 
-def _probe(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    """One non-zero a row at a random column, of a magnitude that tells its row."""
-    probe = torch.zeros(shape)
-    if not probe.numel():
-        return probe
-    rows = probe.reshape(-1, shape[-1])
-    columns = torch.randint(0, shape[-1], (rows.shape[0],), generator=generator)
-    index = torch.arange(rows.shape[0])
-    rows[index, columns] = 1.0 + (index % 61).float()
-    return probe
+@dataclass(frozen=True)
+class _Generic:
+    """A family by role. Integer inputs get ``unit`` for 1, rounded; ``weight`` None is ``data``."""
+
+    data: Numbers
+    weight: Numbers | None = None
+    scale: Plain = _plain_scale
+    code: Plain = draws.any_code
+    unit: int = 1
+
+    def __call__(
+        self, name: str, role: str, shape: Shape, dtype: torch.dtype, generator: Generator
+    ) -> Tensor:
+        """An input of that role."""
+        del name
+        if role == "code":
+            return _codes(self.code, shape, dtype, generator)
+        if role == "scale":
+            return self.scale(shape, generator)
+        draw = self.weight if role == "weight" and self.weight else self.data
+        values = draw(shape, dtype, generator)
+        return values if dtype.is_floating_point else values * self.unit
 
 
-def _outlier(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    channels = torch.rand(shape[-1:], generator=generator) < 1 / 16
-    return torch.randn(shape, generator=generator) * torch.where(channels, 64.0, 1.0)
+def _codes(draw: Plain, shape: Shape, dtype: torch.dtype, generator: Generator) -> Tensor:
+    """Codes of any integer dtype, made of bytes."""
+    made = draw((*shape[:-1], shape[-1] * dtype.itemsize), generator)
+    return made % 2 > 0 if dtype is torch.bool else made.view(dtype)
 
 
-def _tiny(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    exponent = torch.randint(10, 21, (), generator=generator)
-    return torch.randn(shape, generator=generator) * torch.exp2(-exponent)
+def _mixed(
+    choices: tuple[Numbers, ...], shape: Shape, dtype: torch.dtype, generator: Generator
+) -> Tensor:
+    """Another family for each input: normal ones beside extreme ones."""
+    return choices[draws.choice(len(choices), generator)](shape, dtype, generator)
 
 
-def _huge(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
-    """Near overflow of fp16; elsewhere 2^55, whose squares still sum in float32."""
-    top = min(torch.finfo(dtype).max / 8, 2.0**55)
-    signs = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
-    return signs * top * (0.5 + torch.rand(shape, generator=generator) / 2)
+def _zero_code(shape: Shape, generator: Generator) -> Tensor:
+    return draws.any_code(shape, generator) * draws.kept_groups(shape, generator)
 
 
-def _cancelling(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    """Neighbours of opposite sign that nearly cancel."""
-    values = torch.randn(shape, generator=generator)
-    flat = values.reshape(-1)
-    odd = flat[1::2]
-    flat[1::2] = -flat[0::2][: odd.numel()] * (1 + odd * 2.0**-8)
-    return values
+def _constant_code(shape: Shape, generator: Generator) -> Tensor:
+    return draws.any_code((), generator).expand(shape).clone()
 
 
-def _ties(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    """Half-integers below 7 with a 7 in each group: exact midpoints of a symmetric int4 code."""
-    values = torch.randint(-7, 7, shape, generator=generator) + 0.5
-    values.reshape(-1)[:: GROUP // 4] = 7.0
-    return values
+def _constant_scale(shape: Shape, generator: Generator) -> Tensor:
+    return draws.positive(range(-2, 2), (), generator).expand(shape).clone()
 
 
-def _zero(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    """Zero groups among normal ones; wholly zero one time in four."""
-    values = torch.randn(shape, generator=generator)
-    if float(torch.rand((), generator=generator)) < 1 / 4:
-        return torch.zeros(shape)
-    flat = values.reshape(-1)
-    keep = torch.rand(math.ceil(flat.numel() / GROUP), generator=generator) < 1 / 2
-    return (flat * keep.repeat_interleave(GROUP)[: flat.numel()]).reshape(shape)
+def _tie_scale(shape: Shape, _: Generator) -> Tensor:
+    return torch.ones(shape)
 
 
-def _special(shape: tuple[int, ...], _: torch.dtype, generator: Generator) -> Tensor:
-    """Normal, with NaN, infinities and -0 at about one place in 64 each."""
-    values = torch.randn(shape, generator=generator)
-    place = torch.randint(0, 16 * len(_SPECIAL), shape, generator=generator)
-    for index, special in enumerate(_SPECIAL):
-        values[place == index] = special
-    return values
+def _mixed_scale(shape: Shape, generator: Generator) -> Tensor:
+    """Ordinary, all small, all large, or from one end to the other, within normal float16."""
+    ranges = (range(-2, 2), range(-14, -10), range(8, 12), range(-14, 12))
+    return draws.positive(ranges[draws.choice(len(ranges), generator)], shape, generator)
 
 
-FAMILIES: Final[dict[str, Maker]] = {
-    "normal": _normal,
-    "exact": _exact,
-    "constant": _constant,
-    "zero": _zero,
-    "probe": _probe,
-    "outlier": _outlier,
-    "tiny": _tiny,
-    "huge": _huge,
-    "cancelling": _cancelling,
-    "ties": _ties,
-    "special": _special,
+def _mixed_code(shape: Shape, generator: Generator) -> Tensor:
+    kinds = (draws.any_code, _zero_code, _constant_code, _huge_code)
+    return kinds[draws.choice(len(kinds), generator)](shape, generator)
+
+
+_huge_code: Plain = partial(draws.nibbles, (7, 8))
+_PLAIN: Final = (draws.normal, draws.normal, draws.outlier, draws.tiny, draws.huge)
+_MIXED: Final = _Generic(
+    partial(_mixed, (*_PLAIN, draws.zero)),
+    weight=partial(_mixed, (*_PLAIN, draws.constant)),
+    scale=_mixed_scale,
+    code=_mixed_code,
+    unit=16,
+)
+
+# The simplest first: a failing case shrinks towards it.
+FAMILIES: Final[Mapping[str, Family]] = {
+    "normal": Family(_Generic(draws.normal, unit=16), random=True),
+    "exact": Family(_Generic(draws.exact, scale=partial(draws.powers_of_two, range(3)))),
+    "constant": Family(
+        _Generic(draws.constant, scale=_constant_scale, code=_constant_code, unit=4)
+    ),
+    "zero": Family(_Generic(draws.zero, weight=draws.normal, code=_zero_code, unit=16)),
+    "probe": Family(
+        _Generic(
+            draws.probe,
+            weight=draws.probe_beside,
+            scale=partial(draws.powers_of_two, range(-1, 2)),
+            code=draws.probe_code,
+        )
+    ),
+    "outlier": Family(_Generic(draws.outlier), random=True),
+    "tiny": Family(
+        _Generic(draws.tiny, weight=draws.normal, code=partial(draws.nibbles, (0, 1, 15)))
+    ),
+    "huge": Family(_Generic(draws.huge, weight=draws.normal, code=_huge_code)),
+    "cancelling": Family(_Generic(draws.cancelling, unit=16), random=True),
+    "ties": Family(_Generic(draws.ties, scale=_tie_scale, unit=2)),
+    "mixed": Family(_MIXED),
+    "special": Family(_Generic(draws.special, weight=draws.normal, unit=16)),
 }
-_RANDOM: Final = frozenset({"normal", "outlier", "cancelling"})
-_DATA_ONLY: Final = frozenset({"huge", "tiny", "special", "zero"})
-
-
-def _codes(family: str, shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Any byte; in ``probe`` a single code a row, in the low or the high nibble."""
-    if family == "zero":
-        return torch.zeros(shape, dtype=torch.uint8)
-    if family != "probe":
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    places = _probe(shape, torch.float32, generator) != 0
-    nibbles = torch.where(torch.rand(shape, generator=generator) < 1 / 2, 3, 5 << 4)
-    return torch.where(places, nibbles, 0).to(torch.uint8)
-
-
-def _scales(family: str, shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Positive, within 2^-2..2^2; powers of two where results should be exact, 1 for ties."""
-    if family == "ties":
-        return torch.ones(shape)
-    exponents = torch.rand(shape, generator=generator) * 4 - 2
-    return torch.exp2(exponents.round() if family in {"exact", "probe"} else exponents)

@@ -46,6 +46,9 @@ def _out_dtype(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
         "act_unsigned": (False, True),
         "out_dtype": {"same": None, "float16": torch.float16, "bfloat16": torch.bfloat16},
     },
+    # All are integers but alpha, a multiple of 1/4, and a probe's three scales, multiples of 1/2.
+    exact={"exact": 1 / 4, "probe": 1 / 32},
+    independent=("m", "n"),
     refuses={
         "alpha": (math.nan, math.inf, "1"),
         "act_unsigned": (None, 1),
@@ -68,31 +71,34 @@ def svdq_gemm_w4a4(
 ) -> Expected:
     """``alpha * sum_g as_g ws_g (qa . qw)_g``, times wcscales, plus bias and the low-rank product.
 
-    A product of integer codes within a group is exact in every kernel, so the magnitude takes its
-    absolute value as one term. A float16 result saturates at +-65504.
+    Magnitude and squares are of single products, as of a kernel that dequantizes both operands to
+    fp32 first; only groups count as terms, since most kernels sum a group's integers exactly. A
+    float16 result saturates at +-65504.
     """
     acts, weights = _unpack(codes, signed=not act_unsigned), _unpack(wcodes, signed=True)
     value = torch.zeros(len(codes), len(wcodes), dtype=torch.float64, device=codes.device)
-    magnitude = torch.zeros_like(value)
+    magnitude, squares = torch.zeros_like(value), torch.zeros_like(value)
     for group in range(len(ascales)):
         span = slice(group * GROUP, (group + 1) * GROUP)
         scale = alpha * ascales[group][:, None] * wscales[group]
-        term = scale * (acts[:, span] @ weights[:, span].T)
-        value += term
-        magnitude += term.abs()
+        a, w = acts[:, span], weights[:, span].T
+        value += scale * (a @ w)
+        magnitude += scale.abs() * (a.abs() @ w.abs())
+        squares += scale.square() * (a.square() @ w.square())
     if wcscales is not None:
         value, magnitude = value * wcscales, magnitude * wcscales.abs()
+        squares *= wcscales.square()
     if bias is not None:
         value, magnitude = value + bias, magnitude + bias.abs()
+        squares += bias.square()
     if lora_act is not None and lora_up is not None:
-        value, magnitude = (
-            value + lora_act @ lora_up.T,
-            magnitude + lora_act.abs() @ lora_up.abs().T,
-        )
+        value += lora_act @ lora_up.T
+        magnitude += lora_act.abs() @ lora_up.abs().T
+        squares += lora_act.square() @ lora_up.square().T
     if (out_dtype or dtype) is torch.float16:
-        magnitude = magnitude.masked_fill(value.isinf(), 0.0)  # an infinity saturates exactly
+        magnitude.masked_fill_(value.isinf(), 0.0)  # an infinity saturates exactly
         value = value.clamp(-65504, 65504)
-    return Expected(value, magnitude)
+    return Expected(value, magnitude, squares)
 
 
 def _unpack(packed: Tensor, *, signed: bool) -> Tensor:

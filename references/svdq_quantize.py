@@ -31,6 +31,8 @@ GROUP = 64
         "r": size(16, 256, multiple_of=16),
     },
     dtypes=("float16", "bfloat16"),
+    exact={"exact": 1.0, "probe": 1.0},
+    independent=("m",),
     params={"precision": ("int4",)},
     refuses={"precision": ("nvfp4", "int3", None)},
 )
@@ -54,5 +56,7 @@ def svdq_quantize_w4a4_act_fuse_lora(
     return {
         "codes": even | odd << 4,
         "ascales": scale.squeeze(2).T,
-        "lora_act": Expected(x @ lora_down, x.abs() @ lora_down.abs()),
+        "lora_act": Expected(
+            x @ lora_down, x.abs() @ lora_down.abs(), x.square() @ lora_down.square()
+        ),
     }

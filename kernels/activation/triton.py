@@ -128,7 +128,7 @@ def _fake_silu_and_mul(x: Tensor, config: str | None) -> Tensor:
     arch=ARCH,
     torch_op="kernel_parity::silu_and_mul_triton",
     configs=tuple(CONFIGS),
-    layouts=("contiguous", "rows", "offset", "transposed", "expanded"),
+    layouts=("contiguous", "rows", "offset", "strided", "transposed", "expanded"),
     instructions={">=sm80": r"MUFU\.EX2"},
 )
 def silu_and_mul(x: Tensor, *, config: str | None = None) -> Tensor:

@@ -156,7 +156,7 @@ def _fake_rms_norm(x: Tensor, weight: Tensor, eps: float, config: str | None) ->
     arch=ARCH,
     torch_op="kernel_parity::rms_norm_triton",
     configs=tuple(CONFIGS),
-    layouts=("contiguous", "rows", "offset", "transposed", "expanded"),
+    layouts=("contiguous", "rows", "offset", "strided", "transposed", "expanded"),
     instructions={">=sm80": r"MUFU\.RSQ"},
 )
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6, *, config: str | None = None) -> Tensor:

@@ -279,7 +279,7 @@ def _svdq_gemm_w4a4(
     bias: Tensor | None,
     alpha: float,
     wcscales: Tensor | None,
-    act_unsigned: bool,  # noqa: FBT001 - an operator's schema has no keyword-only defaults to lean on
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
     out_dtype: torch.dtype | None,
     config: str | None,
 ) -> Tensor:
@@ -362,7 +362,7 @@ def _fake_svdq_gemm_w4a4(
     torch_op="kernel_parity::svdq_gemm_w4a4_triton",
     configs=tuple(CONFIGS),
     accumulates="tensor_core",  # the low-rank branch does; sums of codes are exact
-    layouts=("contiguous", "rows", "offset", "transposed", "expanded"),
+    layouts=("contiguous", "rows", "offset", "strided", "transposed", "expanded"),
     instructions={
         "sm8x,sm103,sm12x": r"\bIMMA\.",  # sm103 has tcgen05, but not for int8
         "sm90": r"\bIG?MMA\.",  # warp-group products need 64 rows

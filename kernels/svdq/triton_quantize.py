@@ -223,7 +223,7 @@ def _fake_svdq_quantize_w4a4_act_fuse_lora(
     torch_op="kernel_parity::svdq_quantize_w4a4_act_fuse_lora_triton",
     configs=tuple(CONFIGS),
     accumulates="tensor_core",
-    layouts=("contiguous", "rows", "offset", "transposed", "expanded"),
+    layouts=("contiguous", "rows", "offset", "strided", "transposed", "expanded"),
     instructions={
         "sm8x,sm12x": r"\bHMMA\.",
         "sm90": r"\bHG?MMA\.",  # warp-group products need 64 rows

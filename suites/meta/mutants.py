@@ -1,8 +1,4 @@
-"""Planted faults: a kernel's module with one edit, loaded beside the real one.
-
-An edit is an anchor in the source and what stands there instead. An anchor that is not in the
-source exactly once is an error: a fault that no longer applies must not count as caught.
-"""
+"""Planted faults: a kernel's module with one edit by hand, loaded beside the real one."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import registry
+from harness.power.mutation import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +18,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from harness.declare import Kernel
-
-
-class AnchorGone(ValueError):
-    """A mutant whose anchor stands in the source not once; the message says how often."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +30,17 @@ class Mutant:
     replacement: str
     says: str
 
-    def source(self, original: str) -> str:
-        """The faulty source; raises AnchorGone."""
-        if (count := original.count(self.anchor)) != 1:
-            msg = f"mutant {self.name!r}: its anchor {self.anchor!r} occurs {count} times, not once"
-            raise AnchorGone(msg)
-        return original.replace(self.anchor, self.replacement)
+    def source(self, module: ModuleType) -> str:
+        """The faulty source of the kernel's module; raises AnchorGone."""
+        original = inspect.getsource(module)
+        mutation = written(
+            *(self.kernel, module.__name__, original),
+            family="semantic",
+            rule=self.name,
+            anchor=self.anchor,
+            after=self.replacement,
+        )
+        return mutation.apply(original)
 
 
 @contextmanager
@@ -52,7 +50,7 @@ def planted(mutant: Mutant, folder: Path) -> Iterator[Kernel]:
     op = registry.op(original.op)
     module = sys.modules[original.function.__module__]
     name = f"mutant_{mutant.name}"
-    source = mutant.source(inspect.getsource(module))
+    source = mutant.source(module)
     # A second operator of one name is refused, and the real one must stay.
     path = folder / f"{name}.py"
     path.write_text(source.replace('"kernel_parity::', f'"{name}::'), encoding="utf-8")

@@ -80,6 +80,7 @@ def test_a_layout_has_the_strides_that_it_states(shape: tuple[int, ...], layout:
         ("contiguous", (7, 1), 0),
         ("rows", (23, 1), 0),
         ("offset", (7, 1), 1),
+        ("strided", (14, 2), 0),
         ("transposed", (1, 5), 0),
         ("expanded", (0, 1), 0),
     ],
@@ -94,6 +95,7 @@ def test_a_matrix_has_these_strides(layout: str, strides: tuple[int, ...], offse
         ("contiguous", (15, 5, 1)),
         ("rows", (63, 21, 1)),
         ("offset", (15, 5, 1)),
+        ("strided", (30, 10, 2)),
         ("transposed", (15, 1, 3)),
         ("expanded", (0, 5, 1)),
     ],
@@ -102,9 +104,15 @@ def test_a_batch_of_matrices_has_these_strides(layout: str, strides: tuple[int, 
     assert strides_of((2, 3, 5), layout)[0] == strides
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sorted({*LAYOUTS} - {"strided"}))
 def test_a_vector_stays_dense(layout: str) -> None:
     assert strides_of((7,), layout) == ((1,), int(layout == "offset"))
+
+
+def test_a_strided_vector_has_nans_in_its_gaps() -> None:
+    made = guarded("strided", (7,)).tensor
+    assert made.stride() == (2,)
+    assert made.as_strided((6,), (2,), made.storage_offset() + 1).isnan().all()
 
 
 def test_an_unknown_layout_lists_the_known_ones() -> None:

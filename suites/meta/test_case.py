@@ -14,6 +14,7 @@ from harness import kernel, op, output, registry, size, tensor
 from harness.case import Case, InvalidCase, kernel_of, parse
 from harness.registry import UnknownName
 from harness.strategies import cases
+from harness.values import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +48,8 @@ def declared() -> Iterator[None]:
             couplings=("r <= k",),
             dtypes=("float16", "bfloat16"),
             params={"alpha": (1.0, -0.75, 1e-6), "out": {"same": None, "half": torch.float16}},
+            families={"grid": Family(lambda *_: None)},
+            excludes={"special": "no NaN in the contract"},
         )(gemm)
         kernel(
             "gemm",
@@ -105,6 +108,10 @@ def test_fields_may_come_in_any_order() -> None:
     assert parse(f"{head}/{backwards}") == parse(ID)
 
 
+def test_an_id_may_name_a_family_of_the_ops_own() -> None:
+    assert parse(ID.replace("values=ties", "values=grid")).values == "grid"
+
+
 def test_every_input_is_there_unless_left_out() -> None:
     assert parse(ID.replace("without=lora+bias,", "")).without == ()
 
@@ -130,6 +137,9 @@ def test_every_input_is_there_unless_left_out() -> None:
         ("without=lora+bias", "without=lroa", "without='lroa'"),
         ("without=lora+bias", "without=", "without=''"),
         ("m=3,", "m=3,m=4,", "'m' is given twice"),
+        ("ties", "tise", r"values='tise' is not in \['normal', 'exact', .*'mixed', 'grid'\]"),
+        ("ties", "special", "gemm excludes values='special': no NaN in the contract"),
+        ("rows", "diagonal", r"layout='diagonal' is not in \['contiguous', .*'strided'"),
     ],
 )
 def test_what_is_no_legal_case_is_refused(old: str, new: str, message: str) -> None:

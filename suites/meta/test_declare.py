@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from harness.arch import InvalidClaim
 from harness.declare import InvalidDeclaration
 from harness.domain import InvalidDomain
 from harness.registry import DuplicateDeclaration, UnknownName
+from harness.values import FAMILIES, Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +30,10 @@ def empty_registry() -> Iterator[None]:
 
 def scaled(x: torch.Tensor, by: float) -> torch.Tensor:
     return x * by
+
+
+def nothing(*_: object) -> None:
+    """As a family, every input of it is normal."""
 
 
 def declare_op(function: Callable[..., object] = scaled, **changes: object) -> None:
@@ -73,6 +79,15 @@ def test_an_op_has_what_was_declared() -> None:
     assert declared.param_values({"by": "two"}) == {"by": 2.0}
 
 
+def test_families_exact_grids_and_independent_axes_are_kept() -> None:
+    own = Family(nothing, random=True)
+    declare_op(families={"own": own}, exact={"own": 2, "probe": 0.25}, independent=("m",))
+    declared = registry.op("scaled")
+    assert declared.families == {"own": own}
+    assert declared.exact == {"own": 2, "probe": 0.25}
+    assert declared.independent == ("m",)
+
+
 def test_a_sequence_of_values_is_labelled_by_their_words() -> None:
     declare_op(params={"by": (1.0, None, torch.float16)})
     assert registry.op("scaled").params["by"] == {
@@ -112,6 +127,26 @@ def test_a_place_is_file_and_line() -> None:
         ({"refuses": {"eps": (0.0,)}}, "eps"),
         ({"params": {"by": ()}}, "by"),
         ({"outputs": {}}, "outputs"),
+        ({"families": {"a,b": Family(nothing)}}, "family 'a,b' breaks the case id"),
+        ({"families": {"own": nothing}}, "families 'own' is <function.*; need Family"),
+        (
+            {"families": {"tiny": Family(nothing)}, "excludes": {"tiny": "why"}},
+            "family 'tiny' is both its own and excluded; drop one",
+        ),
+        ({"excludes": {"speical": "why"}}, "excludes 'speical' is unknown; known: normal, exact"),
+        ({"excludes": dict.fromkeys(FAMILIES, "why")}, "leaves no family; keep one or add"),
+        ({"exact": {"grid": 1.0}}, "exact 'grid' is unknown; known: normal, exact"),
+        ({"exact": {"exact": 0.75}}, "exact 'exact' has the quantum 0.75; need a power of two"),
+        ({"exact": {"exact": 0.0}}, "the quantum 0.0"),
+        ({"exact": {"exact": -1.0}}, "the quantum -1.0"),
+        ({"exact": {"exact": math.nan}}, "the quantum nan"),
+        ({"exact": {"exact": math.inf}}, "the quantum inf"),
+        ({"exact": {"exact": "1"}}, "exact 'exact' is '1'; need int or float"),
+        ({"exact": {"tiny": 1.0}, "excludes": {"tiny": "why"}}, "exact 'tiny' is unknown"),
+        ({"independent": ("q",)}, "independent 'q' is unknown; known: m, n"),
+        ({"independent": ("m", "m")}, "names an axis twice"),
+        ({"independent": ("m",), "outputs": {"y": "n"}}, "axis 'm' is no dimension of any output"),
+        ({"independent": ("m",), "inputs": {"x": "n m*2"}}, "'m' is no dimension of any input"),
     ],
 )
 def test_an_op_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -156,6 +191,12 @@ def test_an_unknown_role_lists_the_known_ones() -> None:
         ({"torch_op": "scaled"}, InvalidDeclaration, "torch_op='scaled' of scaled.triton is not"),
         ({"configs": ("a",)}, InvalidDeclaration, r"configs=\('a',\).*no parameter 'config'"),
         ({"layouts": ()}, InvalidDeclaration, "layouts"),
+        (
+            {"layouts": ("strided", "odd")},
+            InvalidDeclaration,
+            "layout 'odd' is unknown; known",
+        ),
+        ({"deterministic": "no"}, InvalidDeclaration, "deterministic is 'no'; need bool"),
         ({"variant": "a/b"}, InvalidDeclaration, "a/b"),
         ({"arch": "blackwell"}, InvalidClaim, "arch='blackwell'"),
         ({"arch": "sm70"}, InvalidClaim, "arch='sm70' covers none"),

@@ -13,12 +13,12 @@ from torch import Tensor
 from harness import Expected, kernel, op, registry, size, tensor
 from harness.buffers import POISONS
 from harness.case import Case
+from harness.draws import normal
 from harness.emulation import is_active
 from harness.execute import ReturnedWrongKind, build, execute, generator, name_outputs, source_hash
 from harness.judge import judge
 from harness.launches import Launch, report_launch
 from harness.reference import evaluate
-from harness.values import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -337,10 +337,14 @@ def test_a_parameter_is_given_by_its_value() -> None:
     assert built(case_of(sign="minus")).arguments["sign"] == -1.0
 
 
-def test_the_first_input_has_the_layout_of_the_case() -> None:
-    tensors = built(case_of(layout="rows")).tensors
+@pytest.mark.parametrize(("seed", "others"), [(0, 1), (1, 2), (6, 1), (7, 2)])
+def test_every_input_has_the_layout_of_the_case_or_the_first_alone(seed: int, others: int) -> None:
+    tensors = built(case_of(layout="strided", seed=seed)).tensors
     strides = {name: value.stride() for name, value in tensors.items() if value is not None}
-    assert strides == {"x": (22, 1), "scale": (1,), "bias": (1,)}
+    assert strides == {"x": (12, 2), "scale": (others,), "bias": (others,)}
+
+
+def test_an_offset_is_one_element_off() -> None:
     tensors = built(case_of(layout="offset")).tensors
     offsets = [value.storage_offset() % 16 for value in tensors.values() if value is not None]
     assert offsets == [1, 0, 0]
@@ -378,7 +382,7 @@ def test_values_depend_on_the_seed_and_the_inputs_name_alone() -> None:
     assert again is not None
     assert one["scale"] is not None
     assert torch.equal(again, one["scale"])
-    expected = make("data", "normal", (4, 6), torch.float32, generator(case_of(seed=7), "x"))
+    expected = normal((4, 6), torch.float32, generator(case_of(seed=7), "x"))
     assert one["x"] is not None
     assert torch.equal(one["x"], expected)
 

@@ -205,7 +205,7 @@ BOUNDARY_FAULTS = {
     "takes a transposed input for a contiguous one": Fault(
         ADD,
         f"    x = x if x.stride(1) == 1 else x.as_strided(x.shape, (x.shape[1], 1))\n{ADD}",
-        ("x.layout=transposed",),
+        ("x.layout=transposed", "x.layout=strided"),
         ("silently wrong: y: budget:", "elements wrong"),
     ),
     "accepts any arch": Fault(REQUIRE, "", ("arch=sm75",), ("silently accepted",)),

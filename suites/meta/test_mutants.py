@@ -12,7 +12,8 @@ from harness.arch import CPU
 from harness.cells import Cell, Layer
 from harness.check import Check, Settings
 from harness.judge import ParityFailure
-from suites.meta.mutants import AnchorGone, Mutant, planted
+from harness.power.mutation import AnchorGone
+from suites.meta.mutants import Mutant, planted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,9 +89,9 @@ def test_the_numeric_layer_turns_red_and_points_at_the_place(
     assert re.search(mutant.says, str(caught.value)), str(caught.value)
 
 
-def test_the_unedited_source_is_green(tmp_path: Path) -> None:
-    unedited = Mutant("none", SILU, "out.to(y.dtype", "out.to(y.dtype", "")
-    with planted(unedited, tmp_path) as kernel:
+def test_an_edit_that_changes_no_result_is_green(tmp_path: Path) -> None:
+    harmless = Mutant("parentheses", SILU, "out.to(y.dtype", "(out).to(y.dtype", "")
+    with planted(harmless, tmp_path) as kernel:
         check = Check(
             cell=Cell(kernel.name, CPU, Layer.NUMERIC),
             dtype="bfloat16",

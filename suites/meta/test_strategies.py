@@ -15,8 +15,17 @@ from harness import kernel, op, output, registry, size, tensor
 from harness.domain import UNBOUNDED, Size
 from harness.explore import Search, explore
 from harness.judge import ParityFailure
-from harness.strategies import DEVICE, EMULATED, EVERY, Limits, _fit, cases, table
-from harness.values import FAMILIES
+from harness.strategies import (
+    DEVICE,
+    EMULATED,
+    EVERY,
+    Limits,
+    _fit,
+    cases,
+    extreme_cases,
+    table,
+)
+from harness.values import FAMILIES, Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 LAW = settings(derandomize=True, deadline=None, database=None, max_examples=50)
 LAYOUTS = ("contiguous", "rows", "offset")
 SEEDS = range(4)
+CHOICES = {*FAMILIES, "grid"} - {"special"}
 
 
 def gemm(  # noqa: PLR0917 - as many as an op has
@@ -57,6 +67,7 @@ def declared() -> tuple[Op, Kernel]:
             dtypes=("float16", "bfloat16"),
             params={"alpha": (1.0, 0.75, 2.0), "flag": (False, True)},
             excludes={"special": "the contract says nothing about NaN"},
+            families={"grid": Family(lambda *_: None)},
         )(gemm)
         kernel("gemm", backend="cuda", arch="sm90", layouts=LAYOUTS)(gemm)
         return registry.op("gemm"), registry.kernel("gemm.cuda")
@@ -85,8 +96,7 @@ def test_every_case_is_legal(run_seed: int) -> None:
         assert OP.domain.refusals(case.size_of) == ()
         assert (case.kernel, case.dtype, case.config) == ("gemm.cuda", "float16", "default")
         assert tuple(case.size_of) == ("m", "n", "k", "r")
-        assert case.values in FAMILIES
-        assert case.values != "special"
+        assert case.values in CHOICES
         assert all(label in OP.params[name] for name, label in case.params)
 
 
@@ -98,9 +108,10 @@ def test_the_config_and_dtype_are_the_callers() -> None:
 
 
 @pytest.mark.parametrize("run_seed", SEEDS)
-def test_a_hundred_cases_reach_every_choice(run_seed: int) -> None:
-    found = hundred(run_seed)
-    assert {case.values for case in found} == set(FAMILIES) - {"special"}
+def test_two_hundred_cases_reach_every_choice(run_seed: int) -> None:
+    found = [*hundred(run_seed), *hundred((run_seed + 1) % len(SEEDS))]
+    assert {case.values for case in found} == CHOICES
+    assert {(case.layout, case.seed % 2) for case in found} >= {(of, 1) for of in LAYOUTS}
     assert {case.layout for case in found} == set(LAYOUTS)
     labels = set(itertools.product(*OP.params.values()))
     assert {tuple(dict(case.params).values()) for case in found} == labels
@@ -206,6 +217,22 @@ def test_a_cap_below_the_smallest_size_is_refused() -> None:
         table(Size(640, 4096, 64), cap=600)
 
 
+@pytest.mark.parametrize("axis", ["m", "n", "k", "r"])
+def test_an_extreme_case_is_as_long_along_each_axis_as_its_domain_allows(axis: str) -> None:
+    found = [case.size_of for case in extreme_cases(OP, KERNEL, dtype="float16")]
+    assert len(found) == 4
+    longest = {"m": 2**20, "n": 65536, "k": 65536, "r": 128}[axis]  # r <= k = 192
+    assert [sizes for sizes in found if sizes[axis] == longest]
+
+
+def test_extreme_cases_keep_to_the_limits_and_are_legal() -> None:
+    limits = Limits(axis=5000, elements=2**16)
+    for case in extreme_cases(OP, KERNEL, dtype="bfloat16", limits=limits):
+        assert max(case.size_of.values()) <= 5000
+        assert OP.domain.refusals(case.size_of) == ()
+        assert (case.dtype, case.values, case.config) == ("bfloat16", "normal", "default")
+
+
 # Shrinking.
 
 
@@ -281,7 +308,7 @@ def test_a_failure_shrinks_to_the_smallest_sizes(
 
 @pytest.mark.parametrize("field", ["layout", "values", "without"])
 def test_what_a_failure_needs_stays_and_the_rest_goes(field: str) -> None:
-    needed = {"layout": "rows", "values": "ties", "without": ("bias",)}[field]
+    needed = {"layout": "rows", "values": "grid", "without": ("bias",)}[field]
     reported, _ = shrunk(lambda case: getattr(case, field) == needed, 0)
     assert reported.size_of == {"m": 0, "n": 8, "k": 64, "r": 16}
     found = (reported.layout, reported.values, reported.without)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.cells import Cell, Evidence, Layer, Verdict
 from harness.record import Record
-from harness.table import COLOURS, GLYPHS, lines, skips, totals, verdicts
+from harness.table import COLOURS, GLYPHS, lines, skips, totals, unfair, verdicts
 
 LAW = settings(derandomize=True, deadline=None, database=None)
 CHECKED = ("passed", "failed", "skipped")
@@ -211,4 +211,12 @@ def test_skips_are_counted_by_reason() -> None:
     assert skips([*absent, other, record(cell(), "passed")]) == [
         "2 checks skipped: sm90 is not on this machine",
         "1 checks skipped: the model is not installed",
+    ]
+
+
+def test_families_beyond_float32_are_named_with_their_check() -> None:
+    said = {"mostly_unfair": ["huge: 3 of 4 cases are beyond float32"], "unfair": 3}
+    found = unfair([record(cell(), "passed"), replace(record(cell(), "passed"), figures=said)])
+    assert found == [
+        "little said, norm.triton on sm90, test: huge: 3 of 4 cases are beyond float32"
     ]

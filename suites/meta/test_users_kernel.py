@@ -86,7 +86,7 @@ def test_a_kernel_of_a_users_own_passes_every_layer(project: Project) -> None:
     marks = f"{CPU} or ({ABSENT} and compile)"
     options = ("--declare=mine.py", "--kernel=scale.triton", "--cases=4", RECORDS)
     result = project.run_apart("--pyargs", *LAYERS, "-m", marks, *options)
-    assert ran(result) == {"passed": 6}, str(result.stdout)
+    assert ran(result) == {"passed": 9}, str(result.stdout)
     assert {(r.layer, r.evidence) for r in project.read()} == {
         ("import_safety", "emulated"),
         ("fake_shape", "fake"),

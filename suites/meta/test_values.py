@@ -1,249 +1,302 @@
-"""Each value family keeps its promise, and comes from the generator it is given alone."""
+"""Every family fits every input that an op may declare, and an op's own families are checked."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from typing import TYPE_CHECKING
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.declare import ROLES
-from harness.values import FAMILIES, GROUP, UnknownFamily, make
+import harness
+from harness import op, output, registry, size, tensor
+from harness.case import Case
+from harness.declare import DTYPES, InvalidDeclaration
+from harness.values import (
+    FAMILIES,
+    Family,
+    InvalidFamily,
+    UnknownFamily,
+    families_of,
+    is_random,
+    make,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
 
+    from torch import Generator, Tensor
+
+    from harness.declare import Op
+
+ROOT = Path(harness.__file__).parents[1]
 LAW = settings(derandomize=True, deadline=None, database=None)
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-FAMILY = tuple(FAMILIES)
-FINITE = tuple(family for family in FAMILIES if family != "special")
-
-
-def values(
-    family: str,
-    shape: tuple[int, ...] = (64, 128),
-    dtype: torch.dtype = torch.float32,
-    *,
-    role: str = "data",
-    seed: int = 0,
-) -> Tensor:
-    return make(role, family, shape, dtype, torch.Generator().manual_seed(seed))
-
-
-def same(one: Tensor, two: Tensor) -> bool:
-    return torch.equal(one.view(torch.uint8), two.view(torch.uint8))
-
-
-shapes = st.one_of(st.tuples(st.integers(0, 9)), st.tuples(st.integers(0, 9), st.integers(0, 130)))
+INTEGERS = tuple(d for d in DTYPES if not d.startswith(("float", "bfloat")))
+FLOATS = tuple(d for d in DTYPES if d not in INTEGERS)
+ROLES = tuple((role, d) for role in ("data", "weight") for d in DTYPES)
+ROLES += tuple(("scale", d) for d in FLOATS) + tuple(("code", d) for d in INTEGERS)
 seeds = st.integers(0, 2**32)
+shapes = st.one_of(st.tuples(st.integers(0, 9)), st.tuples(st.integers(0, 9), st.integers(0, 130)))
+families = st.sampled_from(sorted(FAMILIES))
 
 
-@given(st.sampled_from(ROLES), st.sampled_from(FAMILY), shapes, st.sampled_from(FLOATS), seeds)
+def declared(words: str = "m n", *, role: str = "data", dtype: str = "float32", **rest: Any) -> Op:  # noqa: ANN401 - passed on
+    """An op over one input."""
+
+    def one(x: object) -> object:
+        return x
+
+    with registry.scratch():
+        op(
+            inputs={"x": tensor(words, role=role, dtype=dtype)},
+            outputs={"y": output("m n", dtype="float32")},
+            domain={"m": size(), "n": size()},
+            dtypes=("float32",),
+            **rest,
+        )(one)
+        return registry.op("one")
+
+
+def made(of: Op, family: str, shape: tuple[int, ...] = (6, 64), seed: int = 0) -> Tensor:
+    sizes = dict(zip("mn", (*shape, 0)[:2], strict=True))
+    case = Case(kernel="one.cuda", sizes=tuple(sizes.items()), dtype="float32", values=family)
+    dtype = getattr(torch, str(of.inputs["x"].dtype))
+    return make(of, "x", case, dtype, torch.Generator().manual_seed(seed))
+
+
+@given(st.sampled_from(ROLES), families, shapes, seeds)
 @LAW
-def test_values_have_the_shape_and_dtype_that_were_asked_for(
-    role: str, family: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int
+def test_every_input_takes_every_family(
+    kind: tuple[str, str], family: str, shape: tuple[int, ...], seed: int
 ) -> None:
-    made = values(family, shape, dtype, role=role, seed=seed)
-    assert tuple(made.shape) == shape
-    assert made.dtype is (torch.uint8 if role == "code" else dtype)
-    assert made.is_contiguous()
+    role, dtype = kind
+    of = declared("m n" if len(shape) > 1 else "m", role=role, dtype=dtype)
+    value = made(of, family, shape, seed)
+    assert (tuple(value.shape), value.dtype) == (shape, getattr(torch, dtype))
+    assert value.is_contiguous()
 
 
-@given(st.sampled_from(ROLES), st.sampled_from(FAMILY), seeds)
+@given(st.sampled_from(ROLES), families, seeds)
 @LAW
-def test_the_generator_alone_decides(role: str, family: str, seed: int) -> None:
+def test_the_generator_alone_decides(kind: tuple[str, str], family: str, seed: int) -> None:
+    of = declared(role=kind[0], dtype=kind[1])
     before = torch.random.get_rng_state()
-    one = values(family, (8, 128), role=role, seed=seed)
-    two = values(family, (8, 128), role=role, seed=seed)
-    assert same(one, two)
+    one, two = made(of, family, seed=seed), made(of, family, seed=seed)
+    assert torch.equal(one.view(torch.uint8), two.view(torch.uint8))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILY) - {"zero"}))
-def test_another_seed_makes_other_values(family: str) -> None:
-    assert len({values(family, seed=seed).numpy().tobytes() for seed in range(40)}) > 5
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("kind", ROLES, ids="-".join)
+def test_seeds_make_many_inputs_of_a_family(kind: tuple[str, str], family: str) -> None:
+    """Ties admit one scale only, and a constant or a probe no two kinds of true."""
+    of = declared(role=kind[0], dtype=kind[1])
+    found = {made(of, family, seed=seed).view(torch.uint8).numpy().tobytes() for seed in range(30)}
+    fixed = family == "ties" if kind[0] == "scale" else kind[1] == "bool"
+    assert len(found) >= (1 if fixed and family in {"constant", "probe", "ties"} else 5)
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_an_unknown_family_lists_the_known_ones(role: str) -> None:
-    with pytest.raises(UnknownFamily, match="values='nromal' is unknown; families: normal, exact"):
-        values("nromal", role=role)
+def digest_of_every_family() -> str:
+    """One digest of what all families make for every role and dtype."""
+    total = hashlib.sha256()
+    for role, dtype in ROLES:
+        of = declared(role=role, dtype=dtype)
+        for family in FAMILIES:
+            for seed in range(4):
+                value = made(of, family, (37, 130), seed)
+                total.update(value.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
-@given(st.sampled_from(FINITE), st.sampled_from(("data", "weight", "scale")), seeds)
-@LAW
-def test_values_are_finite_in_every_dtype(family: str, role: str, seed: int) -> None:
-    for dtype in FLOATS:
-        assert values(family, (8, 64), dtype, role=role, seed=seed).isfinite().all()
-
-
-@given(st.sampled_from(sorted(set(FINITE) - {"constant", "zero"})), seeds)
-@LAW
-def test_a_transpose_shows(family: str, seed: int) -> None:
-    square = values(family, (64, 64), seed=seed)
-    assert not torch.equal(square, square.T)
-
-
-def test_normal_is_standard_normal() -> None:
-    made = values("normal", (256, 256))
-    assert abs(float(made.mean())) < 0.02
-    assert abs(float(made.std()) - 1) < 0.02
-
-
-@given(seeds)
-@LAW
-def test_exact_values_are_small_integers_whose_sums_no_order_changes(seed: int) -> None:
-    made = values("exact", (64, 128), torch.bfloat16, seed=seed).float()
-    assert torch.equal(made, made.round())
-    assert made.abs().max() <= 3
-    assert torch.equal(made.sum(1), made.double().sum(1).float())
-    assert len(made.unique()) == 7
-
-
-@given(seeds)
-@LAW
-def test_a_constant_is_one_value_and_not_zero(seed: int) -> None:
-    made = values("constant", seed=seed)
-    assert len(made.unique()) == 1
-    assert made.flatten()[0] != 0
-
-
-@given(st.integers(1, 70), st.integers(1, 70), seeds)
-@LAW
-def test_a_probe_has_one_value_a_row_that_tells_the_row(rows: int, columns: int, seed: int) -> None:
-    made = values("probe", (rows, columns), torch.bfloat16, seed=seed)
-    assert ((made != 0).sum(1) == 1).all()
-    assert made.float().sum(1).tolist() == [1 + row % 61 for row in range(rows)]
-
-
-def test_outliers_stand_in_whole_channels() -> None:
-    made = values("outlier", (256, 256))
-    spread = made.std(0)
-    large = spread > 8
-    assert 4 <= int(large.sum()) <= 40
-    assert spread[~large].max() < 2
-    assert spread[large].min() > 32
-
-
-@given(seeds)
-@LAW
-def test_tiny_values_are_tiny_in_every_dtype_and_not_all_zero(seed: int) -> None:
-    for dtype in FLOATS:
-        made = values("tiny", dtype=dtype, seed=seed).float()
-        assert made.abs().max() < 2.0**-7
-        assert made.any()
-
-
-@given(seeds)
-@LAW
-def test_huge_values_are_near_the_top_and_of_both_signs(seed: int) -> None:
-    for dtype in FLOATS:
-        made = values("huge", dtype=dtype, seed=seed).double()
-        top = min(torch.finfo(dtype).max / 8, 2.0**55)
-        assert made.abs().min() >= top / 2
-        assert made.abs().max() <= top
-        assert made.min() < 0 < made.max()
-
-
-def test_squares_of_huge_values_still_sum_in_float32() -> None:
-    made = values("huge", (4, 4096), torch.bfloat16).float()
-    assert made.square().sum(1).isfinite().all()
-
-
-@given(seeds)
-@LAW
-def test_cancelling_neighbours_leave_next_to_nothing(seed: int) -> None:
-    made = values("cancelling", seed=seed).double().flatten()
-    pairs = made.unflatten(0, (-1, 2))
-    assert (pairs.sum(1).abs() <= pairs.abs().amax(1) * 2.0**-5).all()
-    assert pairs.sum(1).any()
-
-
-@given(st.integers(1, 8), st.integers(1, 4), st.sampled_from(FLOATS), seeds)
-@LAW
-def test_ties_are_exact_midpoints_of_int4_codes(
-    rows: int, groups: int, dtype: torch.dtype, seed: int
-) -> None:
-    """Divided by scale = max / 7 = 1, every other value lies halfway between two codes."""
-    made = values("ties", (rows, groups * GROUP), dtype, seed=seed).double()
-    assert torch.equal(
-        made.unflatten(1, (groups, GROUP)).abs().amax(2), torch.full((rows, groups), 7.0).double()
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_no_family_depends_on_the_processor(capability: str) -> None:
+    """PyTorch computes ``randn`` and ``exp2`` in other bits with other vector instructions."""
+    program = "from suites.meta.test_values import *; print(digest_of_every_family())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "ATEN_CPU_CAPABILITY": capability},  # noqa: TID251
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    rest = made[made != 7]
-    assert torch.equal(rest - rest.floor(), torch.full_like(rest, 0.5))
+    assert done.stdout.strip() == digest_of_every_family()
 
 
-def test_ties_tell_half_to_even_from_half_away() -> None:
-    made = values("ties", dtype=torch.bfloat16).float()
-    away = made.sign() * (made.abs() + 0.5).floor()
-    assert (made.round() != away).float().mean() > 0.3
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"special"}))
+@pytest.mark.parametrize("role", ["data", "weight", "scale"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_all_but_special_values_are_finite(family: str, role: str, dtype: str) -> None:
+    for seed in range(12):
+        assert made(declared(role=role, dtype=dtype), family, seed=seed).double().isfinite().all()
 
 
-@pytest.mark.parametrize("role", ["weight", "scale"])
-def test_what_goes_with_ties_does_not_move_them(role: str) -> None:
-    made = values("ties", (256,), role=role).double()
-    assert (made == 1).all() if role == "scale" else made.any()
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_a_special_integer_is_the_first_or_the_last(dtype: str) -> None:
+    value = made(declared(dtype=dtype), "special", (64, 64)).double()
+    if dtype != "bool":
+        limits = torch.iinfo(getattr(torch, dtype))
+        assert value.max() == min(limits.max, 2**53)
+        assert value.min() == max(limits.min, -(2**53))
 
 
-def test_zero_groups_stand_among_others() -> None:
-    kinds = set()
-    for seed in range(40):
-        groups = values("zero", seed=seed).reshape(-1, GROUP).any(1)
-        kinds.add((bool(groups.any()), bool(groups.all())))
-    assert kinds == {(True, False), (False, False)}
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+def test_integers_are_as_tiny_and_as_huge_as_they_get(dtype: str) -> None:
+    of = declared(dtype=dtype)
+    assert set(made(of, "tiny").unique().tolist()) == {-1, 0, 1}
+    top = min(torch.iinfo(getattr(torch, dtype)).max, 2**53)
+    assert made(of, "huge").double().abs().min() >= top // 2
+    assert len(made(of, "normal", (64, 64)).unique()) > 60
 
 
-def test_special_values_are_all_there_and_few() -> None:
-    made = values("special", (128, 128))
-    counts = {
-        "nan": int(made.isnan().sum()),
-        "inf": int((made == math.inf).sum()),
-        "-inf": int((made == -math.inf).sum()),
-        "-0": int(((made == 0) & made.signbit()).sum()),
-    }
-    assert all(128 <= count <= 384 for count in counts.values()), counts
+def test_integer_ties_are_odd_numbers_of_half_a_step() -> None:
+    """A group's maximum of 14 makes the step 2, so that every odd number lies halfway."""
+    of = declared(dtype="int32")
+    values = torch.cat([made(of, "ties", (1, 64), seed) for seed in range(20)]).double()
+    steps = values.amax(1, keepdim=True) / 7
+    quotients = (values / steps)[steps.flatten() >= 2]
+    assert len(quotients) > 5
+    assert ((quotients % 1 == 0.5) | (quotients == 7)).all()
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_codes_are_of_any_bits(dtype: str) -> None:
+    value = made(declared(role="code", dtype=dtype), "normal", (64, 64)).view(torch.uint8)
+    assert len(value.unique()) == (2 if dtype == "bool" else 256)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+def test_a_probe_of_codes_has_one_code_a_row_or_blocks(dtype: str) -> None:
+    of, kinds = declared(role="code", dtype=dtype), set()
+    for seed in range(20):
+        value = made(of, "probe", (32, 32), seed)
+        nonzero = (value != 0).sum(1)
+        kinds.add("blocks" if nonzero.min() == 32 else "places")
+        assert nonzero.unique().tolist() in ([1], [32])
+        if kinds == {"places"}:
+            assert set(value.view(torch.uint8).unique().tolist()) <= {0, 3, 5 << 4}
+    assert kinds == {"blocks", "places"}
+
+
+@given(seeds)
+@LAW
+def test_extreme_codes_have_the_largest_and_the_smallest_sums(seed: int) -> None:
+    of = declared(role="code", dtype="uint8")
+    huge, tiny = made(of, "huge", seed=seed), made(of, "tiny", seed=seed)
+    assert {*(huge & 15).unique().tolist(), *(huge >> 4).unique().tolist()} == {7, 8}
+    assert {*(tiny & 15).unique().tolist(), *(tiny >> 4).unique().tolist()} == {0, 1, 15}
 
 
 @pytest.mark.parametrize("family", ["huge", "tiny", "special", "zero"])
 def test_a_weight_stays_ordinary_beside_extreme_data(family: str) -> None:
-    assert same(values(family, role="weight"), values("normal", role="weight"))
+    of = declared(role="weight")
+    assert torch.equal(made(of, family), made(of, "normal"))
 
 
-@given(st.sampled_from(FAMILY), st.sampled_from(FLOATS), seeds)
+def test_mixed_inputs_are_extreme_one_by_one() -> None:
+    """Beside one another, a tiny, an ordinary and a huge input of each role are soon met."""
+    for role, dtype in (("data", "float32"), ("weight", "bfloat16"), ("scale", "float16")):
+        of = declared(role=role, dtype=dtype)
+        tops = [made(of, "mixed", seed=seed).double().abs().max() for seed in range(40)]
+        kinds = [int(top > 2**-8) + int(top > 2**7.5) for top in tops]
+        assert min(kinds.count(kind) for kind in range(3)) >= 3, (role, kinds)
+
+
+@given(families, seeds, st.sampled_from(FLOATS))
 @LAW
-def test_scales_are_positive_and_moderate(family: str, dtype: torch.dtype, seed: int) -> None:
-    made = values(family, (4, 32), dtype, role="scale", seed=seed).double()
-    assert made.min() >= 0.25
-    assert made.max() <= 4
+def test_scales_are_positive_and_normal(family: str, seed: int, dtype: str) -> None:
+    value = made(declared(role="scale", dtype=dtype), family, (4, 32), seed).double()
+    wide = family == "mixed"
+    assert value.min() >= (0 if wide and "float8" in dtype else 2.0**-14 if wide else 2.0**-2)
+    assert value.max() <= (2.0**12 if wide else 4)
 
 
-@pytest.mark.parametrize("family", ["exact", "probe"])
-def test_scales_are_powers_of_two_where_results_are_exact(family: str) -> None:
-    made = values(family, (4, 32), role="scale")
-    assert torch.equal(made.log2(), made.log2().round())
-    assert len(made.unique()) > 2
+def test_scales_of_exact_families_are_powers_of_two() -> None:
+    of = declared(role="scale")
+    assert made(of, "exact").unique().tolist() == [1, 2, 4]
+    assert made(of, "probe").unique().tolist() == [0.5, 1, 2]
+    assert made(of, "ties").unique().tolist() == [1]
+    assert len(made(of, "constant").unique()) == 1
+    assert len(made(of, "normal").unique()) > 300
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILY) - {"zero", "probe"}))
-def test_codes_cover_every_byte(family: str) -> None:
-    assert len(values(family, (64, 128), role="code").unique()) == 256
+# An op's own families.
 
 
-@given(seeds)
-@LAW
-def test_a_probe_of_codes_has_one_nibble_a_row(seed: int) -> None:
-    made = values("probe", (16, 32), role="code", seed=seed)
-    assert ((made != 0).sum(1) == 1).all()
-    assert set(made.unique().tolist()) <= {0, 3, 5 << 4}
+def rows(
+    name: str, role: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
+) -> Tensor | None:
+    del dtype, generator
+    assert (name, role) == ("x", "data")
+    return torch.arange(math.prod(shape)).reshape(shape)
 
 
-def test_a_probe_of_codes_uses_both_nibbles() -> None:
-    made = values("probe", (64, 32), role="code")
-    assert set(made.unique().tolist()) == {0, 3, 5 << 4}
+OWN = {"rows": Family(rows), "plain": Family(lambda *_: None, random=True)}
 
 
-def test_zero_codes_are_zero() -> None:
-    assert not values("zero", role="code").any()
+def test_an_op_has_the_generic_families_and_its_own() -> None:
+    of = declared(families=OWN, excludes={"special": "no NaN here"})
+    assert list(families_of(of)) == [*(f for f in FAMILIES if f != "special"), "rows", "plain"]
+    assert made(of, "rows", (2, 3)).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert made(of, "rows", (2, 3)).dtype is torch.float32
+    assert torch.equal(made(of, "plain"), made(of, "normal"))
+
+
+def test_an_own_family_replaces_the_generic_one_of_its_name() -> None:
+    of = declared(families={"normal": Family(rows)})
+    assert made(of, "normal", (1, 3)).tolist() == [[0, 1, 2]]
+    assert next(iter(families_of(of))) == "normal"
+
+
+def test_what_is_random_is_declared() -> None:
+    of = declared(families=OWN)
+    random = [family for family in families_of(of) if is_random(of, family)]
+    assert random == ["normal", "outlier", "cancelling", "plain"]
+    assert not is_random(declared(families={"normal": Family(rows)}), "normal")
+
+
+def test_an_unknown_or_excluded_family_lists_those_of_the_op() -> None:
+    of = declared(excludes={"special": "no NaN here"})
+    for family in ("nromal", "special", "rows"):
+        with pytest.raises(UnknownFamily, match=f"values='{family}' is no family of one; fam.*exa"):
+            made(of, family)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (torch.zeros(3, 2), r"'own' of one: x has shape \(3, 2\); it is given, .* \(2, 3\)"),
+        (torch.zeros((), dtype=torch.int8), r"x has shape \(\); .* \(2, 3\)"),
+        ([[0, 1, 2]] * 2, "x is of type list; return a CPU tensor, or None for normal"),
+        (torch.zeros(2, 3, device="meta"), "x is a tensor on meta; return a CPU tensor"),
+        (torch.full((2, 3), 2.0**-30), "x has values that torch.float16 does not hold, but is dec"),
+        (torch.full((2, 3), 2049), "x has values that torch.float16 does not hold"),
+    ],
+)
+def test_a_family_that_gives_something_else_is_refused(returned: object, message: str) -> None:
+    family: Callable[..., Any] = lambda *_: returned  # noqa: E731
+    of = declared(families={"own": Family(family)}, dtype="float16", exact={"own": 1.0})
+    with pytest.raises(InvalidFamily, match=message):
+        made(of, "own", (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("role", "dtype", "remedy"),
+    [
+        ("code", "float16", "codes are integers: give dtype=..., e.g. 'uint8'"),
+        ("scale", "uint8", "scales are floating point: use role='code' for encoded ones"),
+        ("scale", "bool", "use role='code'"),
+    ],
+)
+def test_a_role_that_a_dtype_cannot_play_is_refused(role: str, dtype: str, remedy: str) -> None:
+    with pytest.raises(
+        InvalidDeclaration, match=f"one: x has role='{role}' .*'{dtype}'; .*{remedy}"
+    ):
+        declared(role=role, dtype=dtype)

@@ -1,0 +1,98 @@
+"""Correct variants before the judge: how often the harness, and the rules of others, accuse one."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness import registry, variants
+from harness.execute import Observation, build, name_outputs
+from harness.fairness import without_unfair
+from harness.judge import judge
+from harness.power import foreign
+from harness.power.trace import WORDS
+from harness.reference import dtype_of, evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from harness.case import Case
+    from harness.declare import Op
+    from harness.execute import Call
+    from harness.judge import Judgement
+    from harness.variants import Variant
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One result of a correct variant: what rejected it, of the harness and of others."""
+
+    op: str
+    variant: str
+    case: str
+    family: str
+    habit: str  # which input habit of people the case belongs to, if to one
+    oracles: tuple[str, ...]
+    words: str
+    foreign: tuple[str, ...]
+    unfair: bool
+
+
+def judge_all(
+    op_name: str, cases: Mapping[str, Iterable[Case]], device: torch.device, *, rules: bool
+) -> Iterator[Judged]:
+    """Every variant of an op on every case; ``cases`` go by the habit that they belong to."""
+    op = registry.op(op_name)
+    able = [variant for variant in variants.of(op_name) if variant.runs_on(device)]
+    for habit, group in cases.items():
+        for case in group:
+            for variant in able:
+                yield _judge(op, variant, case, habit, device, rules=rules)
+
+
+def _judge(
+    op: Op, variant: Variant, case: Case, habit: str, device: torch.device, *, rules: bool
+) -> Judged:
+    call = build(op, case, device)
+    truths = evaluate(op, variant.kernel, case, call.tensors)
+    seen = _run(op, variant, case, call)
+    found = judge(op, seen, truths)
+    kept = tuple(finding for finding in found.findings if finding.oracle != "launch")
+    verdict = without_unfair(op, case, call.tensors, truths, replace(found, findings=kept))
+    rejecting: tuple[str, ...] = ()
+    if rules:
+        rejecting = (
+            tuple(foreign.RULES)
+            if seen.error
+            else foreign.rejecting(op, case, call.tensors, seen.outputs, truths)
+        )
+    return Judged(
+        op=op.name,
+        variant=variant.name,
+        case=case.id,
+        family=case.values,
+        habit=habit,
+        oracles=_oracles(verdict),
+        words=verdict.problems[0][:WORDS] if verdict.problems else "",
+        foreign=rejecting,
+        unfair=verdict.unfair,
+    )
+
+
+def _oracles(verdict: Judgement) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(finding.oracle for finding in verdict.findings))
+
+
+def _run(op: Op, variant: Variant, case: Case, call: Call) -> Observation:
+    keywords = {name: value for name, value in call.keywords.items() if name != "config"}
+    if "dtype" in inspect.signature(variant.function).parameters and "dtype" not in keywords:
+        keywords["dtype"] = dtype_of(case.dtype)
+    try:
+        with torch.no_grad():
+            result = variant.function(**{**call.tensors, **keywords})
+        return Observation(name_outputs(op, result), None, (), "", "")
+    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
+        return Observation({}, error, (), "", "")

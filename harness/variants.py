@@ -1,0 +1,164 @@
+"""Correct variants of an op: other ways to compute it, none of which the budget may reject.
+
+A variant is correct by argument, not because it passes. What rejects one accuses a correct kernel:
+either the rule is at fault or the op's declaration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import torch
+
+from harness import device as devices
+from harness import judge as judging
+from harness import registry
+from harness.declare import ACCUMULATIONS, InvalidDeclaration, Kernel
+from harness.execute import Observation, build, name_outputs
+from harness.reference import dtype_of, evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor
+
+    from harness.case import Case
+    from harness.declare import Op
+    from harness.execute import Call
+    from harness.judge import Judgement
+
+Function = TypeVar("Function", bound="Callable[..., object]")
+DEVICES: Final = ("any", "cuda")
+_SPACES: Final = re.compile(r"[^\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One correct way to compute ``op``; ``function`` takes what a kernel takes, by keyword."""
+
+    op: str
+    name: str
+    accumulates: str
+    devices: str
+    function: Callable[..., object]
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.name}"
+
+    def runs_on(self, device: torch.device) -> bool:
+        """Whether it can run on ``device``."""
+        return self.devices in {"any", device.type}
+
+    @property
+    def kernel(self) -> Kernel:
+        """What stands for it where a kernel is asked for: for generated cases and for budgets."""
+        return Kernel(
+            name=f"{self.op}.{_SPACES.sub('_', self.name)}",
+            op=self.op,
+            backend="variant",
+            arch="",
+            function=self.function,
+            torch_op=None,
+            configs=(),
+            accumulates=self.accumulates,
+            layouts=("contiguous", "rows", "offset", "transposed", "expanded"),
+            instructions={},
+            spills={},
+            emulated=True,
+            deterministic=True,
+            place=self.place,
+        )
+
+
+def variant(
+    *, op: str, name: str, accumulates: str = "fp32", devices: str = "any"
+) -> Callable[[Function], Function]:
+    """Declare the function below as a correct variant of ``op``; the function is unchanged.
+
+    It takes the op's inputs and parameters by keyword, a parameter called ``dtype`` receives the
+    case's dtype, and it returns what a kernel returns. No launch is asked of it. ``accumulates``
+    is as of a kernel; ``devices="cuda"`` says that it cannot run on a CPU. Raises
+    InvalidDeclaration, or DuplicateDeclaration naming both places.
+    """
+    for what, value, known in (
+        ("accumulates", accumulates, ACCUMULATIONS),
+        ("devices", devices, DEVICES),
+    ):
+        if value not in known:
+            msg = f"{what}={value!r} of variant {name!r} is unknown; use {', '.join(known)}"
+            raise InvalidDeclaration(msg)
+
+    def declare(function: Function) -> Function:
+        code = inspect.unwrap(function).__code__
+        registry.add_variant(
+            Variant(
+                op=op,
+                name=name,
+                accumulates=accumulates,
+                devices=devices,
+                function=function,
+                place=f"{code.co_filename}:{code.co_firstlineno}",
+            )
+        )
+        return function
+
+    return declare
+
+
+def of(op: str) -> tuple[Variant, ...]:
+    """The variants of that op by name; raises UnknownName for an op that nobody declared."""
+    registry.op(op)
+    return tuple(found for found in registry.variants() if found.op == op)
+
+
+def judge(op: Op, variant: Variant, case: Case, device: torch.device) -> Judgement:
+    """Run ``variant`` on the inputs of ``case`` and judge its outputs by the op's reference.
+
+    The case may be of any kernel of the op; its config is left aside. An exception is a finding.
+    Raises UnknownName if the variant is of an op that nobody declared, InvalidDeclaration if it is
+    of another one than ``op``.
+    """
+    return judge_each(op, (variant,), case, device)[variant]
+
+
+def judge_each(
+    op: Op, variants: Iterable[Variant], case: Case, device: torch.device
+) -> dict[Variant, Judgement]:
+    """``judge`` for several variants: inputs and reference of the case are made once."""
+    variants = tuple(variants)
+    for each in variants:
+        registry.op(each.op)
+        if each.op != op.name:
+            msg = f"variant {str(each)!r} was given for op={op.name!r}; use variants.of(op.name)"
+            raise InvalidDeclaration(msg)
+    call = build(op, case, device)
+    truths = {
+        mode: evaluate(op, kernel, case, call.tensors)
+        for mode, kernel in {each.accumulates: each.kernel for each in variants}.items()
+    }
+    found = {}
+    for each in variants:
+        seen = judging.judge(op, _observe(op, each, case, call, device), truths[each.accumulates])
+        kept = tuple(f for f in seen.findings if f.oracle != "launch")
+        found[each] = replace(seen, findings=kept)
+    return found
+
+
+def _observe(op: Op, variant: Variant, case: Case, call: Call, device: torch.device) -> Observation:
+    outputs: dict[str, Tensor] = {}
+    error: Exception | None = None
+    keywords = {name: value for name, value in call.keywords.items() if name != "config"}
+    if "dtype" in inspect.signature(variant.function).parameters and "dtype" not in keywords:
+        keywords["dtype"] = dtype_of(case.dtype)
+    try:
+        with torch.no_grad():
+            outputs = name_outputs(op, variant.function(**{**call.tensors, **keywords}))
+        devices.synchronize(device)
+    except Exception as raised:  # noqa: BLE001 - classified and reported, never swallowed
+        error = raised
+    damage = [g.stray_writes() for g in call.inputs.values() if g is not None]
+    return Observation(outputs, error, (), next((words for words in damage if words), ""), "")

@@ -1,0 +1,209 @@
+"""Mutants apply exactly or not at all, have stable names, and spread over kernels and families."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+
+import pytest
+
+from harness.power.mutation import (
+    AnchorGone,
+    BrokenRule,
+    Mutation,
+    main,
+    mutations,
+    sample,
+    written,
+)
+from harness.power.syntax import FAMILIES, Edit
+from harness.power.targets import Target, targets
+
+KERNELS = (
+    "rms_norm.triton",
+    "silu_and_mul.triton",
+    "svdq_gemm_w4a4.triton",
+    "svdq_quantize_w4a4_act_fuse_lora.triton",
+)
+SMALL = '''"""A kernel."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _double(x, y, n, BLOCK_N: tl.constexpr):
+    cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile = tl.load(x + cols, mask=cols < n, other=0.0).to(tl.float32)
+    tl.store(y + cols, tile * 2.0, mask=cols < n)
+'''
+
+
+@cache
+def bundled() -> tuple[tuple[Target, ...], tuple[Mutation, ...]]:
+    found = targets("kernels")
+    made = [m for t in found for m in mutations(t.kernel, t.module, t.source())]
+    return found, tuple(made)
+
+
+def small(source: str = SMALL) -> list[Mutation]:
+    return mutations("double.triton", "double", source)
+
+
+def test_every_family_has_mutants_of_every_kernel() -> None:
+    counts = Counter((each.kernel, each.family) for each in bundled()[1])
+    missing = [(k, f) for k in KERNELS for f in FAMILIES if counts[k, f] < 3]
+    assert {each.kernel for each in bundled()[1]} == set(KERNELS)
+    assert not missing
+    assert sum(counts.values()) >= 600
+    for family in FAMILIES:
+        assert sum(counts[kernel, family] for kernel in KERNELS) >= 40, family
+
+
+def test_wrappers_of_a_kernel_are_targets_too() -> None:
+    modules = {target.module: target.kernel for target in bundled()[0]}
+    assert modules["kernels.norm.module"] == "rms_norm.triton"
+    assert modules["kernels.svdq.linear"] == "svdq_gemm_w4a4.triton"
+    assert "kernels.contract" not in modules
+
+
+def test_every_mutant_of_the_bundled_kernels_parses_and_differs() -> None:
+    sources = {target.module: target.source() for target in bundled()[0]}
+    results = set()
+    for each in bundled()[1]:
+        changed = each.apply(sources[each.module])
+        ast.parse(changed)
+        results.add((each.module, changed))
+    assert len(results) == len(bundled()[1])
+
+
+def test_ids_are_unique() -> None:
+    ids = Counter(each.id for each in bundled()[1])
+    assert [name for name, count in ids.items() if count > 1] == []
+
+
+def test_docstrings_messages_annotations_and_tuning_stay() -> None:
+    untouched = ("num_warps", "num_stages", "maxnreg", '"""', "msg =", "__all__", "-> Tensor:")
+    for each in bundled()[1]:
+        assert not any(word in each.before for word in untouched), each
+
+
+def test_a_third_is_held_out() -> None:
+    held_out = sum(each.held_out for each in bundled()[1])
+    assert 0.28 < held_out / len(bundled()[1]) < 0.39
+
+
+def test_ids_survive_an_edit_elsewhere() -> None:
+    moved = SMALL.replace("import triton\n", "import math\nimport triton\n")
+    assert [each.id for each in small(moved)] == [each.id for each in small()]
+    assert {each.line for each in small(moved)} == {each.line + 1 for each in small()}
+
+
+def test_ids_change_with_the_line_around() -> None:
+    other = SMALL.replace("tile * 2.0", "tile * 4.0")
+    same = {each.id for each in small(other)} & {each.id for each in small()}
+    assert not any(each.before == "2.0" for each in small(other))
+    assert same == {each.id for each in small() if "tile * 2.0" not in each.context}
+
+
+def test_equal_lines_have_mutants_of_their_own() -> None:
+    twice = SMALL.replace("    tl.store(y", "    tile = -tile\n    tile = -tile\n    tl.store(y")
+    found = [each for each in small(twice) if each.rule == "drop_sign"]
+    assert len(found) == 2
+    assert len({each.id for each in found}) == 2
+
+
+def test_a_stale_mutant_is_an_error() -> None:
+    mutant = small()[0]
+    assert mutant.apply(SMALL) != SMALL
+    with pytest.raises(AnchorGone, match="make the mutants anew"):
+        mutant.apply(f"# a line\n{SMALL}")
+    with pytest.raises(AnchorGone, match="make the mutants anew"):
+        mutant.apply(SMALL.replace(mutant.context, mutant.context + "  # moved on"))
+
+
+def test_a_mutant_that_changes_nothing_is_an_error() -> None:
+    idle = dataclasses.replace(small()[0], after=small()[0].before)
+    with pytest.raises(AnchorGone, match="changes nothing"):
+        idle.apply(SMALL)
+
+
+def test_a_mutant_by_hand_needs_its_anchor_once() -> None:
+    by_hand = {"family": "semantic", "rule": "by_hand", "after": "tile * 3.0"}
+    mutant = written("double.triton", "double", SMALL, anchor="tile * 2.0", **by_hand)
+    assert mutant.line == 11
+    assert "tile * 3.0, mask" in mutant.apply(SMALL)
+    for anchor, times in (("no such text", "0 times"), ("cols < n", "2 times")):
+        with pytest.raises(AnchorGone, match=times):
+            written("double.triton", "double", SMALL, anchor=anchor, **by_hand)
+
+
+def test_offsets_are_those_of_characters() -> None:
+    accented = SMALL.replace('"""A kernel."""', '"""Ein schöner Kern: µ."""')
+    assert [each.id for each in small(accented)] == [each.id for each in small()]
+    beside = SMALL.replace("mask=cols < n)", 'mask=cols < n), "µµ", cols * 3.0')
+    assert all(each.apply(beside) for each in small(beside))
+
+
+def test_the_order_is_the_same_each_time() -> None:
+    assert small() == small()
+
+
+def test_a_language_without_rules_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"suffix='\.cu' has no rules; known: \.py"):
+        mutations("double.cuda", "double", SMALL, suffix=".cu")
+
+
+def test_a_rule_that_breaks_the_source_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(text: str) -> list[Edit]:
+        return [Edit("index", "breaks", len(text), len(text), "def (")]
+
+    monkeypatch.setattr("harness.power.mutation.RULES", {".py": (broken,)})
+    with pytest.raises(BrokenRule, match=r"rule='breaks' .* does not parse"):
+        small()
+
+
+def test_a_sample_covers_kernels_and_families_before_it_repeats_one() -> None:
+    cells = {(each.kernel, each.family) for each in bundled()[1]}
+    chosen = sample(bundled()[1], len(cells))
+    assert {(each.kernel, each.family) for each in chosen} == cells
+    more = sample(bundled()[1], 4 * len(cells))
+    wrappers = [e.rule for e in more if (e.kernel, e.family) == (KERNELS[2], "wrapper")]
+    assert len(set(wrappers)) == len(wrappers) == 4
+
+
+def test_a_sample_depends_on_content_alone_and_grows_at_its_end() -> None:
+    mutants = list(bundled()[1])
+    assert sample(mutants[::-1], 50) == sample(mutants, 80)[:50]
+    assert sample(mutants, 10**6) == sample(mutants, len(mutants))
+    assert len(sample(mutants, 10**6)) == len(mutants)
+    assert sample(mutants, 0) == []
+    with pytest.raises(ValueError, match="count=-1 is negative"):
+        sample(mutants, -1)
+
+
+def test_an_unknown_package_is_an_error() -> None:
+    with pytest.raises(ValueError, match="package='no_such_package' is no importable package"):
+        targets("no_such_package")
+
+
+def test_the_counts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert f"{len(bundled()[1])} mutants by" in printed
+    assert all(name in printed for name in KERNELS)
+
+
+def test_making_mutants_imports_neither_kernels_nor_torch() -> None:
+    code = (
+        "import sys; from harness.power import mutation; mutation.main(['--list']);"
+        "heads = [name.split('.')[0] for name in sys.modules];"
+        "sys.exit(sum(head in ('kernels', 'torch', 'triton') for head in heads))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "svdq_gemm_w4a4.triton/swap" in done.stdout

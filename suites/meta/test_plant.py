@@ -1,0 +1,168 @@
+"""A planted mutant is what a fresh process imports, under its real name; nothing else is new."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from harness.power.plant import AlreadyImported, serve
+
+HEAD = """
+    import inspect, sys
+    from pathlib import Path
+    from harness.power.mutation import AnchorGone, mutations, written
+    from harness.power.plant import AlreadyImported, planted
+    from harness.power.targets import targets
+
+    folder = Path(sys.argv[1])
+    target = next(t for t in targets("kernels") if t.module == "kernels.activation.triton")
+    made = mutations(target.kernel, target.module, target.source())
+
+    def one(rule):
+        return next(each for each in made if each.rule == rule)
+
+    def difference():
+        import torch
+        from harness.emulation import emulate
+        kernel = registry.kernel("silu_and_mul.triton").function
+        x = torch.arange(-8, 8).to(torch.float32).reshape(1, 16)
+        with emulate():
+            actual = kernel(x)
+        expected = torch.nn.functional.silu(x[:, :8]) * x[:, 8:]
+        return float((actual - expected).abs().max())
+"""
+
+
+def child(body: str, folder: Path) -> str:
+    code = dedent(HEAD) + dedent(body)
+    words = [sys.executable, "-W", "error::ResourceWarning", "-c", code, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_fault_shows_in_results_and_in_the_source_that_triton_compiles(tmp_path: Path) -> None:
+    out = child(
+        """
+        mutant = one("drop_absolute")
+        with planted(mutant, folder=folder) as registry:
+            import torch
+            import kernels
+            from kernels.activation import triton as module
+            function = registry.kernel("silu_and_mul.triton").function
+            assert kernels.silu_and_mul is function is module.silu_and_mul
+            assert module.__name__ == function.__module__ == "kernels.activation.triton"
+            assert "half = tl.exp((gate) * -0.5)" in inspect.getsource(module)
+            assert "tl.exp((gate)" in inspect.getsource(module._silu_and_mul_kernel.fn)
+            assert torch.ops.kernel_parity.silu_and_mul_triton
+            assert Path(module.__file__).parent == folder
+            assert "rms_norm.triton" in {each.name for each in registry.kernels()}
+            print(difference())
+        """,
+        tmp_path,
+    )
+    assert float(out) > 1e-3
+
+
+def test_without_a_fault_the_kernel_is_the_real_one(tmp_path: Path) -> None:
+    out = child(
+        """
+        with planted(None, folder=folder) as registry:
+            print(difference())
+        assert not list(folder.iterdir())
+        """,
+        tmp_path,
+    )
+    assert float(out) < 1e-5
+
+
+def test_a_module_that_is_imported_already_is_refused(tmp_path: Path) -> None:
+    out = child(
+        """
+        import kernels.activation.triton
+        try:
+            with planted(one("drop_absolute"), folder=folder):
+                pass
+        except AlreadyImported as error:
+            print(error)
+        """,
+        tmp_path,
+    )
+    assert "module='kernels.activation.triton' is imported already" in out
+
+
+def test_a_stale_mutant_is_refused_before_anything_is_planted(tmp_path: Path) -> None:
+    out = child(
+        """
+        import dataclasses
+        stale = dataclasses.replace(one("drop_absolute"), before="tl.abs(gone)")
+        try:
+            with planted(stale, folder=folder):
+                pass
+        except AnchorGone as error:
+            print(error)
+        assert not any("parity" in type(each).__name__ for each in sys.meta_path)
+        assert not list(folder.iterdir())
+        """,
+        tmp_path,
+    )
+    assert "make the mutants anew" in out
+
+
+def test_a_fault_that_breaks_the_import_says_so(tmp_path: Path) -> None:
+    out = child(
+        """
+        anchor = 'ARCH: Final = ">=sm80"'
+        where = target.kernel, target.module, target.source()
+        says = {"family": "wrapper", "rule": "raises", "after": "raise OSError('planted')"}
+        try:
+            with planted(written(*where, anchor=anchor, **says), folder=folder):
+                pass
+        except OSError as error:
+            print(error)
+        """,
+        tmp_path,
+    )
+    assert out == "planted\n"
+
+
+def test_the_silent_fallback_is_right_and_launches_nothing(tmp_path: Path) -> None:
+    out = child(
+        """
+        from harness.launches import record_launches
+        with planted(one("silent_fallback"), folder=folder) as registry:
+            with record_launches() as seen:
+                print(difference(), len(seen))
+        """,
+        tmp_path,
+    )
+    difference, launches = out.split()
+    assert float(difference) < 1e-5
+    assert launches == "0"
+
+
+def test_serving_an_imported_module_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AlreadyImported, match="module='pathlib' is imported already"):
+        serve(Path.__module__.split(".", maxsplit=1)[0], "", tmp_path)
+
+
+def test_two_sources_of_one_length_never_share_bytecode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    module = "planted_for_this_test"
+    for source, value in (("VALUE = 1\n", 1), ("VALUE = 2\n", 2)):
+        server = serve(module, source, tmp_path)
+        os.utime(server.path, (1, 1))  # bytecode is current by its source's second and length
+        try:
+            assert value == importlib.import_module(module).VALUE
+        finally:
+            sys.meta_path.remove(server)
+            del sys.modules[module]
+    assert list(tmp_path.rglob("*.pyc"))
