@@ -13,7 +13,8 @@ from its exponent bits alone, puts ``|expected| * scale`` into 2..4, makes an ul
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -23,12 +24,18 @@ from harness.budget import mantissa_bits, smallest_subnormal, ulp
 from harness.tally import CLEAR, LARGEST_STEP, SHARP, TILE, Operands, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-PIECE: Final = 1 << 16  # elements: the buffers of a piece fit the second-level cache
-COLUMNS: Final = 1024
+# Elements of a piece: its buffers fit the second-level cache, and torch shares only operations on
+# 32,768 and more among threads, which costs milliseconds where the cores are busy with others.
+PIECE: Final = 384 * 64
+COLUMNS: Final = 384
+SHARED: Final = 16  # pieces a thread that are worth starting it
 _EXPONENT: Final = {torch.float32: 0xFF << 23, torch.float64: 0x7FF << 52}
 _WILD: Final = 16.0
+_WIDE: Final = ("work", "other", "expected", "scale")  # buffers of the working dtype
+_SHARED: Final = ("error", "place")  # where float32 is that dtype, these are the first two
+_HUGE: Final = 1e30
 _SIGN: Final = -(1 << 31)
 _INTEGER: Final = {torch.float32: torch.int32, torch.float64: torch.int64}
 _HIGHEST: Final = {torch.float16: 15, torch.float64: 1023}  # binade of the largest value; else 127
@@ -118,15 +125,19 @@ def cut(whole: Operands, rows: slice, columns: slice) -> Operands:
 
 
 def measure(whole: Operands) -> Tally:
-    """Count ``whole`` in one pass."""
+    """Count ``whole`` in one pass, on as many threads as torch uses."""
     rows, columns = whole.actual.shape
     tiles = torch.zeros(math.ceil(rows / TILE), math.ceil(columns / TILE))
-    counts = _Counts()
-    screen = _Screen(whole)
-    for across, along in pieces(rows, columns):
-        found = screen(cut(whole, across, along), counts)
-        top, left = across.start // TILE, along.start // TILE
-        tiles[top : top + found.shape[0], left : left + found.shape[1]] = found
+    blocks = list(pieces(rows, columns))
+    workers = max(1, min(torch.get_num_threads(), len(blocks) // SHARED))
+    shares = [blocks[worker::workers] for worker in range(workers)]
+    if workers == 1:
+        counts = _count(whole, blocks, tiles)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            counts = sum(
+                pool.map(lambda share: _count(whole, share, tiles), shares), start=_Counts()
+            )
     index, worst = _worst(whole, tiles)
     in_ulps = 2.0 ** (mantissa_bits(whole.budget.dtype) - 1)
     return Tally(
@@ -149,6 +160,17 @@ def measure(whole: Operands) -> Tally:
         unbounded=counts.unbounded,
         tiles=tiles,
     )
+
+
+def _count(whole: Operands, blocks: Sequence[tuple[slice, slice]], tiles: Tensor) -> _Counts:
+    """Count some blocks; their largest errors go to ``tiles``."""
+    counts = _Counts()
+    screen = _Screen(whole, blocks)
+    for across, along in blocks:
+        found = screen(cut(whole, across, along), counts)
+        top, left = across.start // TILE, along.start // TILE
+        tiles[top : top + found.shape[0], left : left + found.shape[1]] = found
+    return counts
 
 
 def _worst(whole: Operands, tiles: Tensor) -> tuple[int, float]:
@@ -205,6 +227,9 @@ class _Counts:
     negative: bool = False
     unbounded: bool = False
 
+    def __add__(self, other: _Counts) -> _Counts:
+        return _Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class _Room:
@@ -221,13 +246,12 @@ class _Room:
     spare: Tensor
     padded: Tensor
     units: Tensor  # the part of ``padded`` that there are elements for
-    dull: Tensor
 
 
 class _Screen:
     """The constants and buffers of a pass; called with one piece after the other."""
 
-    def __init__(self, whole: Operands) -> None:
+    def __init__(self, whole: Operands, blocks: Sequence[tuple[slice, slice]]) -> None:
         dtype = whole.budget.dtype
         self.kind = torch.float64 if whole.wide else torch.float32
         self.device = whole.actual.device
@@ -239,37 +263,29 @@ class _Screen:
         self.largest_scale = int(largest.view(_INTEGER[self.kind]))
         self.magic = 1.5 * self.ulp / torch.finfo(self.kind).eps  # adding it rounds to whole ulps
         self.own = 2.0 ** -mantissa_bits(whole.expected.dtype) if whole.reference_is_rounded else 0
+        self.area = max(math.prod(_padded(*map(_length, block))) for block in blocks)
         self.memory: dict[str, Tensor] = {}
         self.rooms: dict[tuple[int, int], _Room] = {}
 
     def room(self, rows: int, columns: int) -> _Room:
-        """The buffers for a piece; the first piece is the largest."""
+        """The buffers for a piece."""
         if (rows, columns) not in self.rooms:
-            down, right = math.ceil(rows / TILE) * TILE, math.ceil(columns / TILE) * TILE
-
-            def matrix(name: str, kind: torch.dtype) -> Tensor:
-                if name not in self.memory:
-                    self.memory[name] = torch.empty(down * right, dtype=kind, device=self.device)
-                return self.memory[name][: rows * columns].view(rows, columns)
-
-            flat = self.memory.setdefault("units", torch.empty(down * right, device=self.device))
-            padded = flat[: down * right].view(down, right)
-            wide = {n: matrix(n, self.kind) for n in ("expected", "scale", "work", "other")}
-            shared = {"error": wide["work"], "place": wide["other"]}
-            names = ("error", "place", "step", "reach", "spare")
+            padded = self._matrix("units", torch.float32, *_padded(rows, columns))
+            wide = {n: self._matrix(n, self.kind, rows, columns) for n in _WIDE}
+            shared = {} if self.kind == torch.float64 else dict(zip(_SHARED, _WIDE, strict=False))
+            narrow = {
+                n: wide[shared[n]] if n in shared else self._matrix(n, torch.float32, rows, columns)
+                for n in (*_SHARED, "step", "reach", "spare")
+            }
             self.rooms[rows, columns] = _Room(
-                **wide,
-                **{
-                    name: shared[name]
-                    if name in shared and self.kind == torch.float32
-                    else matrix(name, torch.float32)
-                    for name in names
-                },
-                padded=padded,
-                units=padded[:rows, :columns],
-                dull=matrix("dull", torch.bool),
+                **wide, **narrow, padded=padded, units=padded[:rows, :columns]
             )
         return self.rooms[rows, columns]
+
+    def _matrix(self, name: str, kind: torch.dtype, rows: int, columns: int) -> Tensor:
+        if name not in self.memory:
+            self.memory[name] = torch.empty(self.area, dtype=kind, device=self.device)
+        return self.memory[name][: rows * columns].view(rows, columns)
 
     def __call__(self, part: Operands, counts: _Counts) -> Tensor:
         """Count one piece; the largest error of each of its tiles, in units of the budget."""
@@ -360,10 +376,10 @@ class _Screen:
     def _sum(self, part: Operands, room: _Room, step: Tensor, finite: int, counts: _Counts) -> None:
         sizes = room.spare
         if part.reach_varies:
-            torch.gt(room.reach, SHARP * self.ulp, out=room.dull)
-            for values in {id(v): v for v in (step, sizes, room.reach)}.values():
-                values.masked_fill_(room.dull, 0.0)
-            finite = part.actual.numel() - int(torch.count_nonzero(room.dull))
+            sharp = torch.le(room.reach.clamp_max_(_HUGE), SHARP * self.ulp, out=room.units)
+            for values in (room.reach, sizes, step):
+                values.mul_(sharp)
+            finite = int(sharp.sum())
             counts.allowance += float(room.reach.sum())
         else:  # at most: the reference may lie at the top of its binade
             counts.allowance += finite * 4 * (self.of_magnitude + self.of_expected)
@@ -375,6 +391,14 @@ class _Screen:
         sign = room.place.view(torch.int32).bitwise_and_(_SIGN)
         outward = sign.bitwise_xor_(step.view(torch.int32)).view(torch.float32)
         counts.steps_outward += float(outward.sum())
+
+
+def _length(part: slice) -> int:
+    return int(part.stop) - int(part.start)
+
+
+def _padded(rows: int, columns: int) -> tuple[int, int]:
+    return math.ceil(rows / TILE) * TILE, math.ceil(columns / TILE) * TILE
 
 
 def _square(values: Tensor) -> float:

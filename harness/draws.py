@@ -54,7 +54,7 @@ def _quantiles() -> Tensor:
 
 def exact(shape: Shape, _: torch.dtype, generator: Generator) -> Tensor:
     """Integers in -3..4: neither sums nor transposes nor signs come out even."""
-    return torch.randint(-3, 5, shape, generator=generator).float()
+    return torch.randint(-3, 5, shape, generator=generator, dtype=torch.int8).float()
 
 
 def constant(shape: Shape, _: torch.dtype, generator: Generator) -> Tensor:
@@ -151,8 +151,8 @@ def ties(shape: Shape, _: torch.dtype, generator: Generator) -> Tensor:
     values = torch.randint(-7, 7, shape, generator=generator) + 0.5
     flat = values.reshape(-1)
     flat[:: GROUP // 4] = 7.0
-    exponents = torch.randint(-3, 4, (-(-flat.numel() // GROUP),), generator=generator)
-    flat *= powers(exponents).repeat_interleave(GROUP)[: flat.numel()]
+    scales = powers_of_two(range(-3, 4), (-(-flat.numel() // GROUP),), generator)
+    flat *= scales.repeat_interleave(GROUP)[: flat.numel()]
     return values
 
 
@@ -179,30 +179,28 @@ def special(shape: Shape, dtype: torch.dtype, generator: Generator) -> Tensor:
 
 def positive(exponents: range, shape: Shape, generator: Generator) -> Tensor:
     """Positive, with any mantissa and the exponents given, equally often."""
-    return powers(_exponents(exponents, shape, generator)) * (
-        1 + torch.randint(0, 2**_MANTISSA, shape, generator=generator) * 2.0**-_MANTISSA
-    )
+    count = len(exponents) << _MANTISSA
+    drawn = torch.randint(0, count, shape, generator=generator, dtype=torch.int32)
+    return drawn.add_(exponents.start + 127 << _MANTISSA).view(torch.float32)
 
 
 def powers_of_two(exponents: range, shape: Shape, generator: Generator) -> Tensor:
     """Powers of two with the exponents given, equally often."""
-    return powers(_exponents(exponents, shape, generator))
-
-
-def _exponents(exponents: range, shape: Shape, generator: Generator) -> Tensor:
-    return torch.randint(exponents.start, exponents.stop, shape, generator=generator)
+    low, high = exponents.start, exponents.stop
+    return powers(torch.randint(low, high, shape, generator=generator, dtype=torch.int32))
 
 
 def powers(exponents: Tensor) -> Tensor:
-    """2 to each exponent, float32, which must be a normal number."""
-    bits: Tensor = (exponents + 127 << _MANTISSA).to(torch.int32)
+    """2 to each int32 exponent, float32, which must be a normal number."""
+    bits: Tensor = exponents + 127 << _MANTISSA
     return bits.view(torch.float32)
 
 
 def to_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
     """``values`` in ``dtype``: integers half to even, within range, unsigned by absolute value."""
     if dtype is torch.bfloat16:  # which NaN the cast of one gives depends on the processor
-        return values.to(dtype).masked_fill_(values.isnan(), math.nan)
+        absent, made = values.isnan(), values.to(dtype)
+        return made.masked_fill_(absent, math.nan) if absent.any() else made
     if dtype is torch.float8_e4m3fn:  # what its cast does above 448 depends on PyTorch's version
         return values.clamp(-448, 448).to(dtype)
     if dtype.is_floating_point:
@@ -222,9 +220,9 @@ def any_code(shape: Shape, generator: Generator) -> Tensor:
 
 def nibbles(allowed: tuple[int, ...], shape: Shape, generator: Generator) -> Tensor:
     """Bytes of two nibbles out of ``allowed`` each."""
-    table = torch.tensor(allowed, dtype=torch.uint8)
-    low, high = (torch.randint(0, len(allowed), shape, generator=generator) for _ in range(2))
-    return table[low] | table[high] << 4
+    table = torch.tensor([low | high << 4 for low in allowed for high in allowed])
+    drawn = torch.randint(0, len(table), shape, generator=generator, dtype=torch.int32)
+    return table.to(torch.uint8)[drawn]
 
 
 def probe_code(shape: Shape, generator: Generator) -> Tensor:

@@ -120,6 +120,7 @@ class Tally:
 
 def as_matrix(values: Tensor) -> Tensor:
     """``values`` with all leading axes as rows; a view wherever strides allow."""
+    values = values.detach()
     if values.ndim < 2:  # noqa: PLR2004
         return values.reshape(1, -1)
     return values.reshape(math.prod(values.shape[:-1]), values.shape[-1])

@@ -177,7 +177,8 @@ class Campaign:
             for mutation in self.mutants
             if mutation.id not in known
         ]
-        with (self.options.folder / "rows.jsonl").open("a", encoding="utf-8") as file:
+        with self._rows_file.open("a", encoding="utf-8") as file:
+            file.write("\n")  # what was cut off stays alone on its line
             for finished in self._run(tasks):
                 mutation = finished.task.mutation
                 row = matrix.row(mutation, finished, originals[mutation.kernel].original)
@@ -287,6 +288,10 @@ class Campaign:
         found.update(repr((said, record.versions(), self.inventory.device)).encode())
         return found.hexdigest()
 
+    @property
+    def _rows_file(self) -> Path:
+        return self.options.folder / "rows.jsonl"
+
     def _place(self, kernel: str) -> Path:
         return self.options.folder / "originals" / f"{kernel}.pickle"
 
@@ -316,7 +321,7 @@ class Campaign:
     def _finished_rows(self) -> dict[str, Row]:
         found: dict[str, Row] = {}
         try:
-            lines = (self.options.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = self._rows_file.read_text(encoding="utf-8").splitlines()
         except OSError:
             return found
         for line in lines:

@@ -114,7 +114,8 @@ def absent_branch(source: Source) -> Found:
 def parameter_ignored(source: Source) -> Found:
     """A keyword that never reaches the kernel: its default does."""
     for function in operators(source):
-        defaults = _defaults(source)
+        optional = {each.name for each in arguments(source, function) if each.is_optional}
+        defaults = {n: v for n, v in _defaults(source).items() if n not in optional}
         for name in nodes((function,), ast.Name):
             if name.id in defaults and not _checked(source, name):
                 yield name, defaults[name.id]

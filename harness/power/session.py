@@ -6,7 +6,6 @@ The parent knows a kernel by its description only; each child imports the declar
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -172,7 +171,8 @@ class TryMutant:
         comparer = witness.Comparer(self.known.original)
         with _owning(options, slot), suppress(examine.Enough):
             send(Began(LOADS))
-            plant.serve(self.mutation.module, self.mutation.apply(self.source), _scratch(options))
+            folder = options.folder / "children" / f"planted-{slot}"
+            plant.serve(self.mutation.module, self.mutation.apply(self.source), folder)
             if words := _load_errors(options.targets):
                 comparer.words = words
                 send(Step(key=LOADS, oracles=("import",), words=words, outcome="fails"))
@@ -247,9 +247,12 @@ class _Verdict:
             raise examine.Enough
 
     def affords(self, key: Key, position: int) -> bool:
-        """Whether a search takes a step: a quick one leaves out what is dear."""
+        """Whether a search takes a step: a quick one leaves out what is dear, but for a kill.
+
+        What is killed without a witness so far may be an accused innocent: that must be known.
+        """
         del position
-        return not self.quick or self._cost(key) < CHEAP_SECONDS
+        return not self.quick or self.killed or self._cost(key) < CHEAP_SECONDS
 
     def passes(self) -> Sequence[Callable[[Key, int], bool]]:
         """Which steps to take in turn: all at once, or in a quick run the cheap ones first."""
@@ -265,7 +268,7 @@ class _Verdict:
 
     def _rest(self, key: Key, position: int) -> bool:
         del position
-        return key not in self.done and not self.killed
+        return key not in self.done
 
     def _cost(self, key: Key) -> float:
         step = self.known.original.steps.get(key)
@@ -349,11 +352,6 @@ def _load_errors(targets: Sequence[str]) -> str:
         return f"raised {type(error).__name__}: {error}"
     broken = registry.load_errors()
     return "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in broken.items())
-
-
-def _scratch(options: Options) -> Path:
-    """A folder for what this child plants."""
-    return options.folder / f"planted-{os.getpid()}"
 
 
 @contextmanager

@@ -94,6 +94,15 @@ def test_one_value_that_does_not_fit_silences_it(words: str, dtype: torch.dtype)
     assert said(faulty, right, dtype) == ""
 
 
+@pytest.mark.parametrize("place", [1, 4_500_001, 8_999_999])
+def test_every_value_of_a_large_output_is_asked(place: int) -> None:
+    right = torch.ones(9_000_000, dtype=torch.float64)
+    actual = torch.zeros(9_000_000)
+    assert explain(actual != right, actual, right) == "all wrong values are 0"
+    actual[place] = 0.5
+    assert explain(actual != right, actual, right) == ""
+
+
 @pytest.mark.parametrize("stray", [math.inf, -math.inf, math.nan, 1e30])
 def test_no_infinity_is_a_multiple(stray: float) -> None:
     right = expected(16, 16)

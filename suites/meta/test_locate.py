@@ -233,6 +233,12 @@ def test_a_period_of_groups_is_found(period: int, data: st.DataObject) -> None:
     assert f"columns {first}..{first + size - 1} of every {period} of {length}" in words
 
 
+def test_a_checkerboard_that_changes_colour_far_down_is_none() -> None:
+    marks = checkerboard((600, 40))
+    marks[300:] ^= True
+    assert "checkerboard" not in describe(marks)
+
+
 def test_a_block_with_holes_at_its_ends_is_still_a_block() -> None:
     marks = wrong((9999,), slice(256, 512)) & some((9999,), 0.4)
     marks[[256, 257, 510, 511]] = False

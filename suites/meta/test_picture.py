@@ -86,7 +86,9 @@ def test_one_wrong_element_stays_the_largest_of_its_tile(
     shape: tuple[int, ...], place: tuple[int, ...]
 ) -> None:
     actual, truth = rounded(*shape)
-    actual[place] = truth.expected[place] + 100
+    assert truth.budget is not None
+    allowed = truth.budget.allowed(truth.expected, truth.scale)[place]
+    actual[place] = truth.expected[place] + 4 * allowed  # a mean would hide it
     found = panel("y", actual, truth, "")
     assert found.units.shape[0] <= 512
     assert found.units.shape[1] <= 512
@@ -111,12 +113,16 @@ def test_any_difference_of_an_exact_output_is_wrong() -> None:
     assert bool((signed.units > signed.limit).all())
 
 
-def test_what_is_right_has_no_colour_of_what_is_wrong(tmp_path: Path) -> None:
-    actual, truth = rounded(300, 300)
-    found = panel("y", actual, truth, "")
-    near = Panel("y", (300, 300), torch.full((300, 300), 0.999999), (1, 1), exact=False, where="")
-    bar = is_wrong(drawn(tmp_path / "a.png", found))  # the bar beside it has all colours
-    assert abs(is_wrong(drawn(tmp_path / "b.png", near)) - bar) < 200
+@pytest.mark.parametrize("top", [2.0, 30.0, 215.0, 1e5])
+def test_what_is_right_has_no_colour_of_what_is_wrong(top: float, tmp_path: Path) -> None:
+    def reddish(share: float) -> int:
+        units = torch.full((300, 300), share, dtype=torch.float64)
+        units[0, 0] = top  # decides how many steps of the palette lie below the limit
+        found = Panel("y", (300, 300), units, (1, 1), exact=False, where="")
+        return is_wrong(drawn(tmp_path / "y.png", found))
+
+    bar = reddish(0.5)  # the bar beside it has all colours
+    assert all(abs(reddish(share) - bar) < 200 for share in (0.99, 0.999, 1.0))
 
 
 def test_one_wrong_element_of_millions_is_ringed(tmp_path: Path) -> None:

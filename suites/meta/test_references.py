@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,15 +64,12 @@ def terms_of_gemm(case: Case) -> Iterator[Tensor]:
     codes, wcodes, ascales, wscales, down, up, bias, channel = (
         v for v in given.values() if v is not None
     )
-    for group in range(case.size_of["k"] // 64):
-        total = torch.zeros(len(codes), len(wcodes), dtype=torch.float64)
-        for byte in range(32 * group, 32 * group + 32):
-            for shift in (0, 4):
-                act = ((codes[:, byte] >> shift) & 15).double()  # unsigned, the last of its labels
-                weight = ((wcodes[:, byte] >> shift) & 15).double()
-                weight = torch.where(weight > 7, weight - 16, weight)
-                total += act[:, None] * weight
-        yield 0.75 * ascales[group][:, None] * wscales[group] * total * channel
+    for byte, shift in itertools.product(range(case.size_of["k"] // 2), (0, 4)):
+        act = ((codes[:, byte] >> shift) & 15).double()  # unsigned, the last of its labels
+        weight = ((wcodes[:, byte] >> shift) & 15).double()
+        weight = torch.where(weight > 7, weight - 16, weight)
+        scale = 0.75 * ascales[byte // 32][:, None] * wscales[byte // 32]
+        yield scale * act[:, None] * weight * channel
     yield bias.expand(len(codes), -1)
     yield from (down[:, rank, None] * up[:, rank] for rank in range(down.shape[1]))
 

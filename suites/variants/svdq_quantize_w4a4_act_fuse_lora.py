@@ -30,7 +30,8 @@ _STEP: Final = 2**22  # products held at once
 def by_division(x: Tensor, smooth: Tensor) -> tuple[Tensor, Tensor]:
     """The recipe in IEEE fp32: ``rint(xs / s)``, a NaN giving 0."""
     smoothed = (x.float() / smooth.float()).to(x.dtype).float().unflatten(1, (-1, GROUP))
-    scale = smoothed.abs().amax(2, keepdim=True) / 7
+    top = smoothed.abs().amax(2, keepdim=True)
+    scale = top / torch.full_like(top, 7.0)  # by a number, a GPU multiplies by its reciprocal
     codes = (smoothed / scale).round().nan_to_num(nan=0.0).clamp(-7, 7)
     return _packed(codes.flatten(1)), scale.squeeze(2).T.to(x.dtype)
 
