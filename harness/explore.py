@@ -6,14 +6,17 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+from unittest.mock import patch  # noqa: TID251 - of Hypothesis, which has no setting for it
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
+from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from harness.judge import ParityFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from hypothesis.strategies import SearchStrategy
@@ -109,8 +112,9 @@ def explore(
 
     found: ParityFailure | None = None
     try:
-        # seed() takes the database away from the settings below it, so they come last.
-        configured(seed(run_seed)(given(case=strategy)(one)))()
+        with _by_the_seed_alone():
+            # seed() takes the database away from the settings below it, so they come last.
+            configured(seed(run_seed)(given(case=strategy)(one)))()
     except ParityFailure as failure:
         found = failure
     if found is not None:
@@ -118,3 +122,11 @@ def explore(
         with suppress(AttributeError):
             found.__notes__ = []  # Hypothesis's own words; the report has the case's id
         raise found.with_traceback(None) from None
+
+
+def _by_the_seed_alone() -> AbstractContextManager[object]:
+    """Keep Hypothesis from mixing in numbers that stand in whatever modules are imported.
+
+    It has no setting for that. A seed's cases would change with every plugin and worker.
+    """
+    return patch.object(HypothesisProvider, "_maybe_draw_constant", return_value=None)

@@ -260,7 +260,7 @@ def _colours(found: Panel, norm: LogNorm) -> Colormap:
     limit = 0.0 if found.exact else math.log(found.limit / low) / math.log(high / low)
     steps = [limit + (1 - limit) * i / (len(_OUTSIDE) - 1) for i in range(len(_OUTSIDE))]
     inside = [] if found.exact else list(zip((0.0, limit), _INSIDE, strict=True))
-    stops = [*inside, *zip(steps, _OUTSIDE, strict=True)]
+    stops = [*inside, *zip([*steps[:-1], 1.0], _OUTSIDE, strict=True)]
     colours = LinearSegmentedColormap.from_list("errors", stops, N=1024)
     return colours.with_extremes(under=_INSIDE[0], over=_OUTSIDE[-1], bad="black")
 

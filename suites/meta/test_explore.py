@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import random
 from typing import TYPE_CHECKING
@@ -65,6 +66,16 @@ def test_the_run_seed_alone_decides_the_cases(check: Callable[[Case], None]) -> 
     assert one == two
     assert len(one) > 10
     assert run(check, run_seed=8)[0] != one
+
+
+def test_numbers_in_imported_modules_do_not_change_the_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(passing)[0]
+    (tmp_path / "plugin_of_numbers.py").write_text(f"NUMBERS = {list(range(1000))}")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("plugin_of_numbers")
+    assert run(passing)[0] == before
 
 
 def test_the_global_generators_stay_untouched() -> None:
