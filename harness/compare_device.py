@@ -55,7 +55,7 @@ class Tuning:
     registers: int | None = None
 
 
-NARROW: Final = Tuning(columns=1024, step=4096, warps=4)
+NARROW: Final = Tuning(columns=2048, step=8192, warps=8)
 WIDE: Final = Tuning(columns=1024, step=1024, warps=4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import sys
 import tomllib
@@ -54,7 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="seed of the default run (default 0)")
     add("--cases", type=_positive, metavar="N", help="generated cases per cell, as for pytest")
     add("--jobs", type=_positive, default=_cores(), metavar="N", help="children at a time")
-    add("--limit", type=float, metavar="S", help="seconds a step may take before it counts as hung")
+    add(
+        "--limit",
+        type=_seconds,
+        metavar="S",
+        help="seconds a step may take before it counts as hung",
+    )
+    add("--seconds", type=_seconds, default=math.inf, metavar="S", help="for a mutant (no bound)")
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"where results go (default {OUT})")
     add("--declare", action="append", default=[], metavar="TARGET", help="as for pytest")
     add(
@@ -82,6 +89,17 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        msg = f"{text!r} is not a number of seconds above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return seconds
+
+
 def _pair(text: str) -> tuple[str, str]:
     kernel, sign, module = text.partition("=")
     if not (kernel and sign and module):
@@ -102,6 +120,7 @@ def _run(options: argparse.Namespace) -> int:
             settings=Settings(seed=options.seed, cases=options.cases),
             quick=options.quick,
             folder=options.out,
+            seconds=options.seconds,
         ),
         Wanted(
             kernels=tuple(options.kernel),

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import math
 import os
 import pickle
 import sys
@@ -138,11 +139,18 @@ class Campaign:
         """What is known of each original; from disk where nothing has changed since."""
         needed = sorted({mutation.kernel for mutation in self.mutants})
         known = {name: found for name in needed if (found := self._cached(name)) is not None}
-        missing = [LookAtOriginal(name) for name in needed if name not in known]
-        for finished in self._run(missing):
+        missing = [name for name in needed if name not in known]
+        parts = max(1, self.wanted.jobs // max(1, len(missing)))
+        tasks = [LookAtOriginal(name, part, parts) for name in missing for part in range(parts)]
+        looked: dict[str, list[Finished[LookAtOriginal]]] = {name: [] for name in missing}
+        for finished in self._run(tasks):
+            _refuse_broken(finished)
             name = finished.task.kernel
-            known[name] = self._known(name, finished)
-            self._tell(f"{name}: original examined in {finished.seconds:.0f} s")
+            looked[name].append(finished)
+            if len(looked[name]) == parts:
+                known[name] = self._known(name, looked[name])
+                seconds = max(each.seconds for each in looked[name])
+                self._tell(f"{name}: original examined in {seconds:.0f} s")
         return {name: known[name] for name in needed}
 
     def correct(self) -> Rejections:
@@ -207,6 +215,7 @@ class Campaign:
                 "cores": len(os.sched_getaffinity(0)),
                 "jobs": self.wanted.jobs,
                 "quick": self.options.quick,
+                "seconds": self.options.seconds if math.isfinite(self.options.seconds) else None,
                 "seed": settings.seed,
                 "cases": settings.cases,
                 "versions": record.versions(),
@@ -284,7 +293,7 @@ class Campaign:
             for path in _sources_of(root):
                 found.update(path.read_bytes())
         options, settings = self.options, self.options.settings
-        said = (options.targets, options.arch, options.quick, settings.seed, settings.cases)
+        said = (options.targets, options.arch, options.quick, options.seconds, settings)
         found.update(repr((said, record.versions(), self.inventory.device)).encode())
         return found.hexdigest()
 
@@ -303,13 +312,10 @@ class Campaign:
             return None
         return known if key == self._key and isinstance(known, Known) else None
 
-    def _known(self, kernel: str, finished: Finished[LookAtOriginal]) -> Known:
-        if finished.ending is not Ending.DONE:
-            at = [m.key.name for m in finished.messages if isinstance(m, Began)][-1:]
-            msg = f"{kernel}: the original {finished.ending} at {at}: {finished.words}"
-            raise BrokenOriginal(msg)
-        plan, search = next(m for m in finished.messages if isinstance(m, tuple))
-        steps = [message for message in finished.messages if isinstance(message, Step)]
+    def _known(self, kernel: str, parts: Sequence[Finished[LookAtOriginal]]) -> Known:
+        messages = [message for finished in parts for message in finished.messages]
+        plan, search = next(m for m in messages if isinstance(m, tuple))
+        steps = [message for message in messages if isinstance(message, Step)]
         known = Known(plan, search, witness.original(steps))
         place = self._place(kernel)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -338,6 +344,14 @@ class Campaign:
 
 def _perform(options: Options, task: Task, slot: int, send: Callable[[object], None]) -> None:
     task.perform(options, slot, send)
+
+
+def _refuse_broken(finished: Finished[LookAtOriginal]) -> None:
+    if finished.ending is not Ending.DONE:
+        at = [m.key.name for m in finished.messages if isinstance(m, Began)][-1:]
+        kernel = finished.task.kernel
+        msg = f"{kernel}: the original {finished.ending} at {at}: {finished.words}"
+        raise BrokenOriginal(msg)
 
 
 def _sources_of(root: str) -> list[Path]:

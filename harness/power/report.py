@@ -132,6 +132,8 @@ def _run(matrix: Matrix) -> str:
     where = ", ".join(f"{k} {v}" for k, v in device.items())  # type: ignore[attr-defined]
     what = ", ".join(f"{k} {v}" for k, v in versions.items())  # type: ignore[attr-defined]
     kind = "quick: each mutant until its first kill" if run["quick"] else "full"
+    if run.get("seconds"):
+        kind += f", {run['seconds']:g} s at most"
     return (
         f"Arch {run['arch']} ({where}), {run['cores']} cores, {run['jobs']} children at a time, "
         f"seed {run['seed']}, {kind}; {run['wall_seconds']} s; {what}."

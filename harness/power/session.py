@@ -6,7 +6,10 @@ The parent knows a kernel by its description only; each child imports the declar
 from __future__ import annotations
 
 import inspect
+import math
 import sys
+import time
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 
 MAIN: Final = "matches_the_reference"  # the check whose cases make the kill curve
 LOADS: Final = Key(str(Layer.IMPORT_SAFETY), "every_declared_module_loads", "", examine.WHOLE)
-CHEAP_SECONDS: Final = 0.2  # steps of the original above this come last in a quick run
+# Steps of the original above this come last in a quick run. On a device it is compilation that
+# costs, of which nobody can say beforehand what a mutant needs of it.
+CHEAP_SECONDS: Final = 0.2
 OURS: Final = "all families"  # the inputs of the default run, beside the habits of people
 FIRST_CASES: Final = 2  # of a configuration, that a quick run takes before anything else
 
@@ -57,6 +62,7 @@ class Options:
     settings: Settings
     quick: bool
     folder: Path
+    seconds: float = math.inf  # after which a mutant gets no further step
 
 
 @dataclass(frozen=True)
@@ -136,9 +142,14 @@ class TakeInventory:
 
 @dataclass(frozen=True)
 class LookAtOriginal:
-    """Plan the default run of a kernel, take it and the large search; sends the plan and steps."""
+    """Plan the default run of a kernel, take it and the large search; sends the plan and steps.
+
+    Every ``parts``-th step from ``part`` on, by a hash of its key.
+    """
 
     kernel: str
+    part: int = 0
+    parts: int = 1
 
     def perform(self, options: Options, slot: int, send: Callable[[object], None]) -> None:
         """Do it."""
@@ -152,9 +163,13 @@ class LookAtOriginal:
                 kernel, arch, seed=options.settings.seed, examples=examples, quick=options.quick
             )
             send((plan, search))
-            watch = _watch(send, send, rules=not options.quick)
+            watch = _watch(send, send, rules=not options.quick, chosen=self._is_mine)
             _default_run(kernel, options, plan, watch)
             _search(kernel, arch, plan, search, watch, exact=True)
+
+    def _is_mine(self, key: Key, position: int) -> bool:
+        del position
+        return zlib.crc32(repr(tuple(key)).encode()) % self.parts == self.part
 
 
 @dataclass(frozen=True)
@@ -184,7 +199,14 @@ class TryMutant:
         self, options: Options, send: Callable[[object], None], comparer: witness.Comparer
     ) -> None:
         kernel, arch, known = self.mutation.kernel, options.arch, self.known
-        verdict = _Verdict(quick=options.quick, comparer=comparer, known=known, send=send)
+        verdict = _Verdict(
+            quick=options.quick,
+            comparer=comparer,
+            known=known,
+            send=send,
+            ends=time.monotonic() + options.seconds,
+            cheap=CHEAP_SECONDS if arch == CPU else math.inf,
+        )
         for chosen in verdict.passes():
             watch = _watch(verdict.tell, send, rules=not options.quick, chosen=chosen)
             if self.wrapper:
@@ -231,6 +253,8 @@ class _Verdict:
     comparer: witness.Comparer
     known: Known
     send: Callable[[object], None]
+    ends: float
+    cheap: float
     searching: bool = False
     killed: bool = False
     done: set[Key] = field(default_factory=set)
@@ -243,7 +267,7 @@ class _Verdict:
             before = self.known.original.steps.get(step.key)
             self.killed |= not step.passed and (before is None or before.passed)
         enough = self.searching or (self.quick and self.killed)
-        if witnessed and enough:
+        if (witnessed and enough) or time.monotonic() > self.ends:
             raise examine.Enough
 
     def affords(self, key: Key, position: int) -> bool:
@@ -252,7 +276,7 @@ class _Verdict:
         What is killed without a witness so far may be an accused innocent: that must be known.
         """
         del position
-        return not self.quick or self.killed or self._cost(key) < CHEAP_SECONDS
+        return not self.quick or self.killed or self._cost(key) < self.cheap
 
     def passes(self) -> Sequence[Callable[[Key, int], bool]]:
         """Which steps to take in turn: all at once, or in a quick run the cheap ones first."""
@@ -261,10 +285,10 @@ class _Verdict:
         return (self._first, self._cheap, self._rest)
 
     def _first(self, key: Key, position: int) -> bool:
-        return key.check == MAIN and position < FIRST_CASES and self._cost(key) < CHEAP_SECONDS
+        return key.check == MAIN and position < FIRST_CASES and self._cost(key) < self.cheap
 
     def _cheap(self, key: Key, position: int) -> bool:
-        return self._rest(key, position) and self._cost(key) < CHEAP_SECONDS
+        return self._rest(key, position) and self._cost(key) < self.cheap
 
     def _rest(self, key: Key, position: int) -> bool:
         del position

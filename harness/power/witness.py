@@ -203,6 +203,8 @@ def answers(kernel: str, arch: str, watch: Watch) -> None:
     op, device = registry.op(declared.op), devices.first_device(arch)
     for name, probe in probes(op, declared, device).items():
         key = Key(SEARCH, "answers", "", name)
+        if not watch.chosen(key, 0):
+            continue
         watch.begin(key)
         call = probe.make()
         with devices.pretend(probe.arch) if probe.arch else nullcontext():
@@ -220,6 +222,8 @@ def fakes(kernel: str, cases: Iterable[Case], watch: Watch) -> None:
     op = registry.op(declared.op)
     for case in cases:
         key = Key(SEARCH, "fakes", case.dtype, case.id)
+        if not watch.chosen(key, 0):
+            continue
         watch.begin(key)
         call, mode = build(op, case, torch.device("cpu")), FakeTensorMode()
         with mode, emulate(), torch.no_grad():
@@ -263,6 +267,8 @@ class _Module:
         looks |= {form: partial(self._forward, form, exact=exact) for form in FORMS}
         for name, look in looks.items():
             key = Key(SEARCH, "modules", self.dtype, f"{self.subject.name}/{self.seed}/{name}")
+            if not watch.chosen(key, 0):
+                continue
             watch.begin(key)
             results: Mapping[str, Result] = {}
             try:

@@ -146,6 +146,8 @@ def test_one_mutant_shows_its_edit_and_what_caught_it(package: Path) -> None:
         (["--declare=no_such_package"], "declare='no_such_package' is no importable package"),
         (["--arch=sm100"], "arch='sm100' is not on this machine"),
         (["--read=nothing.json"], "No such file"),
+        (["--seconds=-1"], "'-1' is not a number of seconds above 0"),
+        (["--limit=soon"], "'soon' is not a number of seconds above 0"),
     ],
 )
 def test_what_it_cannot_do_is_an_error_and_no_score(
@@ -156,6 +158,14 @@ def test_what_it_cannot_do_is_an_error_and_no_score(
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert "killed" not in done.stdout
+
+
+def test_a_mutant_gets_no_step_once_its_seconds_are_over(package: Path) -> None:
+    done = power(package, "--cases=8", "--count=3", "--seconds=1e-6")
+    assert done.returncode == 0, done.stderr
+    found = matrix.read(package / "build" / "power" / "matrix.json")
+    assert [row.steps for row in found.rows] == [1, 1, 1]
+    assert "1e-06 s at most" in done.stdout
 
 
 def test_a_kernel_that_does_not_import_is_an_error(package: Path) -> None:
