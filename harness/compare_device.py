@@ -5,10 +5,10 @@ A thread owns neighbouring columns, so loads are vectors, and sums over rows sta
 until the end of the band.
 
 Order of work: bands are screened as on the CPU (`harness.compare_host`), in float32 but for what a
-float64 reference needs. A second kernel reads those bands again which hold an element that was not
-cleared, and judges them exactly, in float64 if the reference or the output is, else in float32. It
-is apart because its registers would halve the programs that the first can have in flight. A third
-adds up.
+float64 reference needs, and a second kernel adds up. If a band holds an element that was not
+cleared, a third kernel reads such bands again and judges them exactly, in float64 if the reference
+or the output is, else in float32, and the sums are taken anew. It is apart because its registers
+would halve the programs that the first can have in flight.
 
 Where nothing but the rounding of two equal dtypes is allowed for, the screen takes every budget to
 be the least within its binade: of elements that pass, the worst that is reported may then be up to
@@ -36,7 +36,9 @@ from harness.tally import CLEAR, LARGEST_STEP, SHARP, TILE, Operands, Tally
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FIELDS: Final = 16  # of a band's record; 11 are used, and one says that it awaits judgement
+_FIELDS: Final = 16  # of a band's record, of which this many are used:
+_USED: Final = 12
+_AWAITING: Final = 11  # the field that says whether a closer look is due
 _JUDGES: Final = 1024  # programs that look for such bands
 
 
@@ -485,7 +487,7 @@ def _judge_kernel(
                     total += tl.where(field == 10, unbounded, 0.0)
                 place = (top // TILE) * tile_columns + start // TILE
                 tl.store(tiles + place, tl.max(largest, 0))
-            tl.store(record + field, total, mask=field < 11)
+            tl.store(record + field, total, mask=field < 12)
 
 
 @triton.jit
@@ -573,12 +575,21 @@ class Pending:
     """A pass that was enqueued: its results, once the device is done."""
 
     operands: Operands
+    bands: _Bands
     result: Tensor
+    records: Tensor
     tiles: Tensor
 
     def tally(self) -> Tally:
-        """Wait for the device and read what it counted."""
+        """Wait for the device and read what it counted; launches again if it suspects an element.
+
+        Raises no error: what is wrong is in the counts.
+        """
         found = self.result.tolist()
+        if found[_AWAITING]:
+            self._judge()
+            self.finish()
+            found = self.result.tolist()
         rows, columns = self.operands.actual.shape
         in_ulps = 2.0 ** (mantissa_bits(self.operands.budget.dtype) - 1)
         budget, counted = self.operands.budget, int(found[0])
@@ -599,94 +610,128 @@ class Pending:
             mismatches=int(found[8]),
             negative=bool(found[9]),
             unbounded=bool(found[10]),
-            worst=found[11],
-            index=int(found[12]),
-            actual=found[13],
-            expected=found[14],
+            worst=found[_USED],
+            index=int(found[_USED + 1]),
+            actual=found[_USED + 2],
+            expected=found[_USED + 3],
             tiles=self.tiles,
         )
+
+    def screen(self, tuning: Tuning) -> None:
+        """Enqueue the pass that reads every element."""
+        bands, (rows, columns) = self.bands, self.operands.actual.shape
+        with on(self.tiles.device):
+            _screen_kernel[(bands.programs,)](
+                *bands.tensors,
+                self.records,
+                self.tiles,
+                rows,
+                columns,
+                *bands.numbers,
+                RULE=bands.rule,
+                EVEN=rows % TILE == 0 and columns % bands.block == 0,
+                TILE=TILE,
+                STEP=max(1, min(TILE, triton.next_power_of_2(rows), tuning.step // bands.block)),
+                BLOCK=bands.block,
+                STAGES=tuning.stages,
+                FIELDS=_FIELDS,
+                num_warps=tuning.warps,
+                **({} if tuning.registers is None else {"maxnreg": tuning.registers}),
+            )
+
+    def finish(self) -> None:
+        """Enqueue the sum over all bands and the search for the worst element."""
+        bands = self.bands
+        with on(self.tiles.device):
+            _finish_kernel[(1,)](
+                *bands.tensors,
+                self.records,
+                self.tiles,
+                self.result,
+                bands.programs,
+                *self.operands.actual.shape,
+                *bands.numbers,
+                RULE=bands.rule,
+                TILE=TILE,
+                FIELDS=_FIELDS,
+                USED=_USED,
+                RECORDS=512,
+                MAXIMA=8192,
+                num_warps=16,
+            )
+
+    def _judge(self) -> None:
+        bands = self.bands
+        with on(self.tiles.device):
+            _judge_kernel[(min(bands.programs, _JUDGES),)](
+                *bands.tensors,
+                self.records,
+                self.tiles,
+                *self.operands.actual.shape,
+                *bands.numbers,
+                RULE=bands.rule,
+                TILE=TILE,
+                STEP=16,
+                BLOCK=bands.block,
+                FIELDS=_FIELDS,
+                num_warps=4,
+            )
+
+
+@dataclass(frozen=True)
+class _Bands:
+    """What all kernels of a pass are given, and how the matrix is cut among programs."""
+
+    rule: Rule
+    block: int
+    programs: int
+    tensors: tuple[Tensor, ...]
+    numbers: tuple[float, ...]  # strides of the tensors, then the budget's factors
 
 
 def measure(operands: Operands, tuning: Tuning | None = None) -> Tally:
     """Count ``operands`` in one pass on their device; no open scope sees the launches."""
     with suspended():
-        pending = enqueue(operands, tuning)
-    return pending.tally()
+        return enqueue(operands, tuning).tally()
 
 
 def enqueue(operands: Operands, tuning: Tuning | None = None) -> Pending:
     """Launch a pass over ``operands``, which must not be empty."""
     tuning = tuning or (WIDE if operands.wide else NARROW)
+    (rows, columns), device = operands.actual.shape, operands.actual.device
+    bands = _bands(operands, max(TILE, min(tuning.columns, triton.next_power_of_2(columns))))
+    pending = Pending(
+        operands,
+        bands,
+        result=torch.empty(_FIELDS, dtype=torch.float64, device=device),
+        records=torch.empty(bands.programs * _FIELDS, dtype=torch.float32, device=device),
+        tiles=torch.empty(math.ceil(rows / TILE), math.ceil(columns / TILE), device=device),
+    )
+    pending.screen(tuning)
+    pending.finish()
+    return pending
+
+
+def _bands(operands: Operands, block: int) -> _Bands:
     rows, columns = operands.actual.shape
-    device = operands.actual.device
-    block = max(TILE, min(tuning.columns, triton.next_power_of_2(columns)))
-    step = max(1, min(TILE, triton.next_power_of_2(rows), tuning.step // block))
-    programs = math.ceil(rows / TILE) * math.ceil(columns / block)
-    records = torch.empty(programs * _FIELDS, dtype=torch.float32, device=device)
-    tiles = torch.empty(math.ceil(rows / TILE), math.ceil(columns / TILE), device=device)
-    result = torch.empty(_FIELDS, dtype=torch.float64, device=device)
-    rule = _rule(operands)
-    tensors = [
+    optional = (operands.magnitude, operands.near_ties)
+    tensors = (
         operands.actual,
         operands.expected,
-        *(operands.actual if t is None else t for t in (operands.magnitude, operands.near_ties)),
-    ]
-    strides = [stride for tensor in tensors for stride in tensor.stride()]
+        *(operands.actual if tensor is None else tensor for tensor in optional),
+    )
     budget = operands.budget
-    factors = [*_parts(budget.of_magnitude), *_parts(budget.of_expected)]
-    with on(device):
-        _screen_kernel[(programs,)](
-            *tensors,
-            records,
-            tiles,
-            rows,
-            columns,
-            *strides,
-            *factors,
-            RULE=rule,
-            EVEN=rows % TILE == 0 and columns % block == 0,
-            TILE=TILE,
-            STEP=step,
-            BLOCK=block,
-            STAGES=tuning.stages,
-            FIELDS=_FIELDS,
-            num_warps=tuning.warps,
-            **({} if tuning.registers is None else {"maxnreg": tuning.registers}),
-        )
-        _judge_kernel[(min(programs, _JUDGES),)](
-            *tensors,
-            records,
-            tiles,
-            rows,
-            columns,
-            *strides,
-            *factors,
-            RULE=rule,
-            TILE=TILE,
-            STEP=16,
-            BLOCK=block,
-            FIELDS=_FIELDS,
-            num_warps=4,
-        )
-        _finish_kernel[(1,)](
-            *tensors,
-            records,
-            tiles,
-            result,
-            programs,
-            rows,
-            columns,
-            *strides,
-            *factors,
-            RULE=rule,
-            TILE=TILE,
-            FIELDS=_FIELDS,
-            USED=11,
-            RECORDS=256,
-            MAXIMA=4096,
-            num_warps=16,
-        )
-    return Pending(operands, result, tiles)
+    return _Bands(
+        rule=_rule(operands),
+        block=block,
+        programs=math.ceil(rows / TILE) * math.ceil(columns / block),
+        tensors=tensors,
+        numbers=(
+            *(stride for tensor in tensors for stride in tensor.stride()),
+            *_parts(budget.of_magnitude),
+            *_parts(budget.of_expected),
+        ),
+    )
 
 
 def _rule(operands: Operands) -> Rule:

@@ -19,6 +19,7 @@ from harness import registry
 from harness.declare import ACCUMULATIONS, InvalidDeclaration, Kernel
 from harness.execute import Observation, build, name_outputs
 from harness.reference import dtype_of, evaluate
+from harness.values import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,6 +46,7 @@ class Variant:
     devices: str
     function: Callable[..., object]
     place: str
+    excludes: tuple[str, ...] = ()  # value families on which it is not correct
 
     def __str__(self) -> str:
         return f"{self.op}: {self.name}"
@@ -52,6 +54,10 @@ class Variant:
     def runs_on(self, device: torch.device) -> bool:
         """Whether it can run on ``device``."""
         return self.devices in {"any", device.type}
+
+    def takes(self, case: Case) -> bool:
+        """Whether it is correct on the values of ``case``."""
+        return case.values not in self.excludes
 
     @property
     def kernel(self) -> Kernel:
@@ -75,18 +81,25 @@ class Variant:
 
 
 def variant(
-    *, op: str, name: str, accumulates: str = "fp32", devices: str = "any"
+    *,
+    op: str,
+    name: str,
+    accumulates: str = "fp32",
+    devices: str = "any",
+    excludes: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
     """Declare the function below as a correct variant of ``op``; the function is unchanged.
 
     It takes the op's inputs and parameters by keyword, a parameter called ``dtype`` receives the
     case's dtype, and it returns what a kernel returns. No launch is asked of it. ``accumulates``
-    is as of a kernel; ``devices="cuda"`` says that it cannot run on a CPU. Raises
-    InvalidDeclaration, or DuplicateDeclaration naming both places.
+    is as of a kernel; ``devices="cuda"`` says that it cannot run on a CPU; ``excludes`` are value
+    families on which it differs from the op by more than rounding. Raises InvalidDeclaration, or
+    DuplicateDeclaration naming both places.
     """
     for what, value, known in (
         ("accumulates", accumulates, ACCUMULATIONS),
         ("devices", devices, DEVICES),
+        *(("excludes", family, tuple(FAMILIES)) for family in excludes),
     ):
         if value not in known:
             msg = f"{what}={value!r} of variant {name!r} is unknown; use {', '.join(known)}"
@@ -102,6 +115,7 @@ def variant(
                 devices=devices,
                 function=function,
                 place=f"{code.co_filename}:{code.co_firstlineno}",
+                excludes=excludes,
             )
         )
         return function
@@ -128,8 +142,8 @@ def judge(op: Op, variant: Variant, case: Case, device: torch.device) -> Judgeme
 def judge_each(
     op: Op, variants: Iterable[Variant], case: Case, device: torch.device
 ) -> dict[Variant, Judgement]:
-    """``judge`` for several variants: inputs and reference of the case are made once."""
-    variants = tuple(variants)
+    """``judge`` for all of several variants that take the case, whose truth is made once."""
+    variants = tuple(each for each in variants if each.takes(case))
     for each in variants:
         registry.op(each.op)
         if each.op != op.name:

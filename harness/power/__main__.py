@@ -147,9 +147,12 @@ def _all(campaign: Campaign, options: argparse.Namespace) -> int:
     rejections = campaign.correct()
     _say(f"{len(rejections.rejected)} of {rejections.results} correct results rejected")
     rows: list[Row] = []
-    for row in campaign.rows():
-        rows.append(row)
-        _say(f"{len(rows)}/{total} {row.status} {row.id} {row.seconds:.1f} s")
+    try:
+        for row in campaign.rows():
+            rows.append(row)
+            _say(f"{len(rows)}/{total} {row.status} {row.id} {row.seconds:.1f} s")
+    except KeyboardInterrupt:
+        _say(f"interrupted: {total - len(rows)} of {total} mutants were not tried")
     found = campaign.matrix(rows, rejections)
     _write(options.out / "matrix.json", found.to_json())
     return _show(found, options)

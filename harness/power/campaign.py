@@ -216,6 +216,7 @@ class Campaign:
                 "jobs": self.wanted.jobs,
                 "quick": self.options.quick,
                 "seconds": self.options.seconds if math.isfinite(self.options.seconds) else None,
+                "mutants": len(self.mutants),
                 "seed": settings.seed,
                 "cases": settings.cases,
                 "versions": record.versions(),

@@ -50,7 +50,8 @@ def judge_all(
     for habit, group in cases.items():
         for case in group:
             for variant in able:
-                yield _judge(op, variant, case, habit, device, rules=rules)
+                if variant.takes(case):
+                    yield _judge(op, variant, case, habit, device, rules=rules)
 
 
 def _judge(

@@ -38,6 +38,8 @@ def doubts(matrix: Matrix) -> list[str]:
     found = [f"{each.kernel} fails on itself: {words}" for each in matrix.originals
              for words in each.fails]  # fmt: skip
     found += [f"{row.id}: {row.words}" for row in matrix.rows if row.status is Status.UNKNOWN]
+    if len(matrix.rows) != matrix.run["mutants"]:
+        found.append(f"{len(matrix.rows)} of {matrix.run['mutants']} mutants were tried")
     if not matrix.rejections.results:
         found.append("no correct variant was judged; declare some with harness.variants")
     return found

@@ -106,5 +106,6 @@ RUN: Final = {
 
 def matrix(*rows: Row, **changes: object) -> Matrix:
     """A run with these rows."""
-    made = Matrix(rows=rows, originals=(LOOKED,), rejections=REJECTIONS, run=RUN)
+    run = RUN | {"mutants": len(rows)}
+    made = Matrix(rows=rows, originals=(LOOKED,), rejections=REJECTIONS, run=run)
     return replace(made, **changes)  # type: ignore[arg-type]

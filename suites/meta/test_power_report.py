@@ -35,7 +35,7 @@ def test_the_report_shows_halves_misses_and_the_bound() -> None:
 
 
 def test_a_quick_run_has_neither_curve_nor_rules() -> None:
-    text = report.markdown(matrix(ROW, run={**RUN, "quick": True}))
+    text = report.markdown(matrix(ROW, run={**RUN, "quick": True, "mutants": 1}))
     assert "allclose" not in text
     assert "cases per configuration" not in text
 
@@ -77,3 +77,10 @@ def test_one_mutant_in_words() -> None:
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
     report.plot(matrix(ROW, MISSED), tmp_path / "power.svg")
     assert "<svg" in (tmp_path / "power.svg").read_text(encoding="utf-8")
+
+
+def test_mutants_that_were_not_tried_leave_a_doubt() -> None:
+    whole = matrix(ROW)
+    assert not report.doubts(whole)
+    cut = replace(whole, run={**whole.run, "mutants": 3})
+    assert report.doubts(cut) == ["1 of 3 mutants were tried"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -131,10 +131,21 @@ def test_a_variant_of_another_op_is_refused() -> None:
         variants.judge(registry.op("summed"), only, CASE, CPU)
 
 
-@pytest.mark.parametrize("wrong", [{"accumulates": "fp16"}, {"devices": "tpu"}], ids=str)
-def test_an_unknown_word_is_refused(wrong: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"accumulates": "fp16"}, {"devices": "tpu"}, {"excludes": ("prime",)}], ids=str
+)
+def test_an_unknown_word_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidDeclaration, match="is unknown; use "):
         variant(op="summed", name="eager", **wrong)
+
+
+@pytest.mark.usefixtures("summed")
+def test_a_variant_is_not_judged_on_families_that_it_excludes() -> None:
+    variant(op="summed", name="eager", excludes=(CASE.values,))(lambda x: x)
+    (only,) = variants.of("summed")
+    assert not variants.judge_each(registry.op("summed"), [only], CASE, CPU)
+    other = replace(CASE, values="zero")
+    assert variants.judge_each(registry.op("summed"), [only], other, CPU)[only].findings
 
 
 def test_a_second_variant_of_a_name_is_refused() -> None:

@@ -41,7 +41,8 @@ def eager(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * (wide.square().mean(1, keepdim=True) + eps).rsqrt() * weight.float()).to(x.dtype)
 
 
-@variant(op="rms_norm", name="torch.nn.functional")
+# Its CUDA kernel (torch 2.11, H200) gives NaN all along a row that has an infinity.
+@variant(op="rms_norm", name="torch.nn.functional", excludes=("special",))
 def functional(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The framework's implementation, in fp32 so that it rounds once."""
     return rms_norm(x.float(), (x.shape[1],), weight.float(), eps).to(x.dtype)

@@ -54,9 +54,13 @@ def _unpacked(packed: Tensor, *, signed: bool) -> Tensor:
 
 
 def _declare(
-    name: str, product: Callable[[Operands], Tensor], *, epilogue: str = "after", **where: str
+    name: str,
+    product: Callable[[Operands], Tensor],
+    *,
+    epilogue: str = "after",
+    devices: str = "any",
 ) -> None:
-    @variant(op=OP, name=name, **where)
+    @variant(op=OP, name=name, devices=devices)
     def gemm(
         codes: Tensor,
         wcodes: Tensor,

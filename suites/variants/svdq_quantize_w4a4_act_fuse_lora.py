@@ -63,8 +63,14 @@ def _packed(codes: Tensor) -> Tensor:
     return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).view(torch.uint8)
 
 
-def _declare(name: str, product: Callable[[Tensor, Tensor], Tensor], **where: str) -> None:
-    @variant(op=OP, name=name, **where)
+def _declare(
+    name: str,
+    product: Callable[[Tensor, Tensor], Tensor],
+    *,
+    accumulates: str = "fp32",
+    devices: str = "any",
+) -> None:
+    @variant(op=OP, name=name, accumulates=accumulates, devices=devices)
     def quantized(x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str) -> Result:
         del precision
         coded = by_reciprocal if name == "float64" else by_division
