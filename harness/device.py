@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _pretended: ContextVar[str | None] = ContextVar("pretended_arch", default=None)
-_owned: ContextVar[int | None] = ContextVar("owned_device", default=None)
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _DELAY: Final = 40_000_000  # clock cycles, about 20 ms: longer than the host takes to launch
 
 
@@ -73,21 +74,30 @@ def present_archs() -> tuple[str, ...]:
     return tuple(dict.fromkeys(arch_of(torch.device("cuda", i)) for i in devices))
 
 
-@contextmanager
-def own(index: int) -> Iterator[None]:
-    """Within the scope the CUDA device ``index`` is the only one for its arch.
+def visible(arch: str) -> tuple[str, ...]:
+    """The CUDA devices of ``arch`` by the names that ``see_only`` takes; none for ``cpu``."""
+    if arch == CPU:
+        return ()
+    indices = [device.index for device in _of_arch(arch)]
+    names = os.environ.get(_VISIBLE)
+    return tuple(names.split(",")[index] if names else str(index) for index in indices)
 
-    For processes that share a machine, a GPU each.
+
+def see_only(name: str) -> None:
+    """Hide all CUDA devices but one from this process, in which CUDA must not have started.
+
+    For processes that share a machine, a GPU each. Raises RuntimeError if it is too late.
     """
-    token = _owned.set(index)
-    try:
-        yield
-    finally:
-        _owned.reset(token)
+    import torch
+
+    if torch.cuda.is_initialized():
+        msg = f"device={name!r} cannot be the only one: CUDA runs in this process; choose it before"
+        raise RuntimeError(msg)
+    os.environ[_VISIBLE] = name
 
 
 def first_device(arch: str) -> torch.device:
-    """The CUDA device of ``arch`` that is owned, else the first; the CPU for ``cpu``.
+    """The first CUDA device of ``arch``; the CPU for ``cpu``.
 
     Raises UnsupportedArch if there is none.
     """
@@ -113,9 +123,7 @@ def _of_arch(arch: str) -> list[torch.device]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = [torch.device("cuda", index) for index in range(count)]
-    found = [device for device in found if arch_of(device) == arch]
-    owned = [device for device in found if device.index == _owned.get()]
-    return owned or found
+    return [device for device in found if arch_of(device) == arch]
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:

@@ -15,7 +15,7 @@ import os
 import pickle
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -96,7 +96,7 @@ class Campaign:
     def inventory(self) -> Inventory:
         """What is declared; raises CannotLoad."""
         asked = TakeInventory(tuple(module for _, module in self.wanted.modules))
-        for finished in self._run([asked]):
+        for finished in self._run([asked], self.options):
             for message in finished.messages:
                 if isinstance(message, Inventory):
                     self._import_harmless(message)
@@ -225,10 +225,13 @@ class Campaign:
             },
         )
 
-    def _run(self, tasks: Sequence[AnyTask]) -> Iterator[Finished[AnyTask]]:
+    def _run(
+        self, tasks: Sequence[AnyTask], options: Options | None = None
+    ) -> Iterator[Finished[AnyTask]]:
+        options = options or replace(self.options, devices=self.inventory.devices)
         return run(
             tasks,
-            partial(_perform, self.options),
+            partial(_perform, options),
             jobs=self.wanted.jobs,
             limits=Limits(step_seconds=self.wanted.step_seconds, memory=MEMORY),
             folder=self.options.folder / "children",

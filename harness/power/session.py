@@ -10,7 +10,7 @@ import math
 import sys
 import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -25,7 +25,7 @@ from harness.power import correct, examine, foreign, plant, witness
 from harness.power.trace import Key, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from harness.case import Case
@@ -63,6 +63,7 @@ class Options:
     quick: bool
     folder: Path
     seconds: float = math.inf  # after which a mutant gets no further step
+    devices: tuple[str, ...] = ()  # that children share out
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Inventory:
     files: Mapping[str, str]
     harmless: tuple[str, ...]
     device: Mapping[str, str]
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class TakeInventory:
                 break
             harmless.append(target)
         described = devices.describe(devices.first_device(options.arch))
-        send(Inventory(kernels, found, tuple(harmless), described))
+        shared = devices.visible(options.arch)
+        send(Inventory(kernels, found, tuple(harmless), described, shared))
 
 
 @dataclass(frozen=True)
@@ -153,19 +156,19 @@ class LookAtOriginal:
 
     def perform(self, options: Options, slot: int, send: Callable[[object], None]) -> None:
         """Do it."""
-        with _owning(options, slot):
-            registry.load_all(options.targets)
-            _refuse_broken()
-            kernel, arch = self.kernel, options.arch
-            plan = examine.plan_of(kernel, arch, options.settings)
-            examples = options.settings.cases or _default_cases(arch)
-            search = witness.cases(
-                kernel, arch, seed=options.settings.seed, examples=examples, quick=options.quick
-            )
-            send((plan, search))
-            watch = _watch(send, send, rules=not options.quick, chosen=self._is_mine)
-            _default_run(kernel, options, plan, watch)
-            _search(kernel, arch, plan, search, watch, exact=True)
+        _take_device(options, slot)
+        registry.load_all(options.targets)
+        _refuse_broken()
+        kernel, arch = self.kernel, options.arch
+        plan = examine.plan_of(kernel, arch, options.settings)
+        examples = options.settings.cases or _default_cases(arch)
+        search = witness.cases(
+            kernel, arch, seed=options.settings.seed, examples=examples, quick=options.quick
+        )
+        send((plan, search))
+        watch = _watch(send, send, rules=not options.quick, chosen=self._is_mine)
+        _default_run(kernel, options, plan, watch)
+        _search(kernel, arch, plan, search, watch, exact=True)
 
     def _is_mine(self, key: Key, position: int) -> bool:
         del position
@@ -184,7 +187,8 @@ class TryMutant:
     def perform(self, options: Options, slot: int, send: Callable[[object], None]) -> None:
         """Do it."""
         comparer = witness.Comparer(self.known.original)
-        with _owning(options, slot), suppress(examine.Enough):
+        _take_device(options, slot)
+        with suppress(examine.Enough):
             send(Began(LOADS))
             folder = options.folder / "children" / f"planted-{slot}"
             plant.serve(self.mutation.module, self.mutation.apply(self.source), folder)
@@ -235,14 +239,14 @@ class TryCorrect:
 
     def perform(self, options: Options, slot: int, send: Callable[[object], None]) -> None:
         """Do it."""
-        with _owning(options, slot):
-            registry.load_all(options.targets)
-            device, rules = devices.first_device(options.arch), not options.quick
-            cases = {OURS: self.cases}
-            if rules and self.habits:
-                cases |= foreign.habits(self.kernel, options.arch)
-            for judged in correct.judge_all(self.op, cases, device, rules=rules):
-                send(judged)
+        _take_device(options, slot)
+        registry.load_all(options.targets)
+        device, rules = devices.first_device(options.arch), not options.quick
+        cases = {OURS: self.cases}
+        if rules and self.habits:
+            cases |= foreign.habits(self.kernel, options.arch)
+        for judged in correct.judge_all(self.op, cases, device, rules=rules):
+            send(judged)
 
 
 @dataclass
@@ -378,14 +382,8 @@ def _load_errors(targets: Sequence[str]) -> str:
     return "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in broken.items())
 
 
-@contextmanager
-def _owning(options: Options, slot: int) -> Iterator[None]:
-    """Share out the devices of a machine: a child has one."""
-    if options.arch == CPU:
-        yield
-        return
-    triton.knobs.cache.dir = str(options.folder / "triton")
-    here = devices.first_device(options.arch)
-    all_of_them = sorted({here, *devices.twins(here)}, key=str)
-    with devices.own(all_of_them[slot % len(all_of_them)].index):
-        yield
+def _take_device(options: Options, slot: int) -> None:
+    """A child has one device of its machine; compiled kernels are shared."""
+    if options.devices:
+        devices.see_only(options.devices[slot % len(options.devices)])
+        triton.knobs.cache.dir = str(options.folder / "triton")

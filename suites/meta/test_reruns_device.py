@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,12 +90,22 @@ def test_the_current_device_is_not_the_tensors_device() -> None:
     assert wrong == bool(devices.twins(device))
 
 
-def test_a_process_that_owns_a_device_sees_no_other_of_its_arch() -> None:
+def test_a_process_can_hide_all_devices_but_one() -> None:
     arch = devices.present_archs()[0]
-    first = devices.first_device(arch)
-    twins = devices.twins(first)
-    with devices.own((first, *twins)[-1].index):
-        owned = devices.first_device(arch)
-        assert owned == (first, *twins)[-1]
-        assert devices.twins(owned) == ()
-    assert devices.first_device(arch) == first
+    script = (
+        "from harness import device\n"
+        f"device.see_only({devices.visible(arch)[-1]!r})\n"
+        f"only = device.first_device({arch!r})\n"
+        "assert device.twins(only) == (), device.twins(only)\n"
+        "print(only)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "cuda:0\n", done.stderr
+
+
+def test_it_is_too_late_once_cuda_runs() -> None:
+    name = devices.visible(devices.present_archs()[0])[0]
+    with pytest.raises(RuntimeError, match="choose it before"):
+        devices.see_only(name)
