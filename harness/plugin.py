@@ -80,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cases",
         type=_positive,
         metavar="N",
-        help="generated cases per kernel, arch and dtype (default 24 emulated, 160 on a device)",
+        help="generated cases per kernel, arch and dtype (default 18 emulated, 96 on a device)",
     )
     add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
     add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")

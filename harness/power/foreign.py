@@ -66,7 +66,8 @@ def sqnr(actual: Tensor, expected: Tensor, _: Tensor) -> bool:
     signal, noise = float(wide.square().sum()), float((actual.double() - wide).square().sum())
     if noise == 0:
         return True
-    return signal > 0 and 10 * math.log10(signal / noise) > 40  # noqa: PLR2004
+    ratio = signal / noise
+    return ratio > 0 and 10 * math.log10(ratio) > 40  # noqa: PLR2004
 
 
 def relative_l2(actual: Tensor, expected: Tensor, _: Tensor) -> bool:

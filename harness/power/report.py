@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.power.matrix import Matrix, Row
     from harness.power.scores import Catcher
 
-_LISTED: Final = 60  # rows of a list; the JSON has all
+_LISTED: Final = 24  # rows of a list; the JSON has all
 _CUT: Final = 90
 
 

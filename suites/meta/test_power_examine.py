@@ -60,7 +60,6 @@ def examined(name: str, plan: Plan, **watch: object) -> list[Step]:
 
 
 def test_the_plan_has_the_cases_that_pytest_generates() -> None:
-    plan_of(SILU, CPU, FEW)  # Hypothesis draws on constants of the modules that are imported
     plan = plan_of(SILU, CPU, Settings())
     asked = examine.Asked("numeric", "matches_the_reference", "bfloat16", 1)
     seen: list[Case] = []
@@ -72,7 +71,7 @@ def test_the_plan_has_the_cases_that_pytest_generates() -> None:
     cell = Cell(SILU, CPU, Layer.NUMERIC)
     Check(cell=cell, dtype="bfloat16", settings=Settings(), reproduce=str).explore(note)
     assert plan[asked] == tuple(seen)
-    assert len(seen) >= 24
+    assert len(seen) >= 18
 
 
 def test_it_runs_on_after_failures(wrong: str) -> None:

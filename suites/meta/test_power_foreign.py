@@ -62,6 +62,12 @@ def test_what_is_not_finite_at_its_place(value: float) -> None:
     assert not found & {"cosine > 0.97", "relative L2 < 5e-3", "2x baseline"}
 
 
+def test_one_infinity_is_noise_without_bound() -> None:
+    wrong = CORRECT.clone()
+    wrong[0, 0] = math.inf
+    assert passing(wrong) == set()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _declared() -> None:
     registry.load_all(("references", "kernels"))
