@@ -156,13 +156,14 @@ def judge_each(
     }
     found = {}
     for each in variants:
-        seen = judging.judge(op, _observe(op, each, case, call, device), truths[each.accumulates])
+        seen = judging.judge(op, observe(op, each, case, call, device), truths[each.accumulates])
         kept = tuple(f for f in seen.findings if f.oracle != "launch")
         found[each] = replace(seen, findings=kept)
     return found
 
 
-def _observe(op: Op, variant: Variant, case: Case, call: Call, device: torch.device) -> Observation:
+def observe(op: Op, variant: Variant, case: Case, call: Call, device: torch.device) -> Observation:
+    """Run ``variant`` on the inputs of ``call``, made from ``case``; an exception is part of it."""
     outputs: dict[str, Tensor] = {}
     error: Exception | None = None
     keywords = {name: value for name, value in call.keywords.items() if name != "config"}

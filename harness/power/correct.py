@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 
 from harness import registry, variants
-from harness.execute import Observation, build, name_outputs
+from harness.execute import build
 from harness.fairness import without_unfair
 from harness.judge import judge
 from harness.power import foreign
 from harness.power.trace import WORDS
-from harness.reference import dtype_of, evaluate
+from harness.reference import evaluate
 
 if TYPE_CHECKING:
+    import torch
     from collections.abc import Iterable, Iterator, Mapping
 
     from harness.case import Case
     from harness.declare import Op
-    from harness.execute import Call
     from harness.judge import Judgement
     from harness.variants import Variant
 
@@ -59,7 +57,7 @@ def _judge(
 ) -> Judged:
     call = build(op, case, device)
     truths = evaluate(op, variant.kernel, case, call.tensors)
-    seen = _run(op, variant, case, call)
+    seen = variants.observe(op, variant, case, call, device)
     found = judge(op, seen, truths)
     kept = tuple(finding for finding in found.findings if finding.oracle != "launch")
     verdict = without_unfair(op, case, call.tensors, truths, replace(found, findings=kept))
@@ -85,15 +83,3 @@ def _judge(
 
 def _oracles(verdict: Judgement) -> tuple[str, ...]:
     return tuple(dict.fromkeys(finding.oracle for finding in verdict.findings))
-
-
-def _run(op: Op, variant: Variant, case: Case, call: Call) -> Observation:
-    keywords = {name: value for name, value in call.keywords.items() if name != "config"}
-    if "dtype" in inspect.signature(variant.function).parameters and "dtype" not in keywords:
-        keywords["dtype"] = dtype_of(case.dtype)
-    try:
-        with torch.no_grad():
-            result = variant.function(**{**call.tensors, **keywords})
-        return Observation(name_outputs(op, result), None, (), "", "")
-    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
-        return Observation({}, error, (), "", "")
