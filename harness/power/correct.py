@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-
 from harness import registry, variants
 from harness.execute import build
 from harness.fairness import without_unfair
@@ -15,8 +14,9 @@ from harness.power.trace import WORDS
 from harness.reference import evaluate
 
 if TYPE_CHECKING:
-    import torch
     from collections.abc import Iterable, Iterator, Mapping
+
+    import torch
 
     from harness.case import Case
     from harness.declare import Op
