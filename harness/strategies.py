@@ -61,11 +61,15 @@ def table(size: Size, *, cap: int) -> tuple[int, ...]:
 def sizes(size: Size, *, cap: int) -> st.SearchStrategy[int]:
     """Legal sizes of one axis from its ``table``, those at the ends of tiles more often.
 
-    One draw from an ascending list, so that it shrinks to the smallest.
+    And one in eight times the largest that is one more than a power of two: it begins another tile
+    whatever power of two a tile is, and nothing else shows a loop that ends one too early. One draw
+    from an ascending list, so that it shrinks to the smallest.
     """
     found = table(size, cap=cap)
     edges = [v for v in found if v <= _SMALLEST or _is_edge(v) or _is_edge(v // size.multiple_of)]
-    return st.sampled_from(sorted((*found, *edges * EDGE_WEIGHT)))
+    often = [*found, *edges * EDGE_WEIGHT]
+    begins = [v for v in found if (v // size.multiple_of - 1).bit_count() == 1]
+    return st.sampled_from(sorted(often + begins[-1:] * (len(often) // 7)))
 
 
 def _is_edge(value: int) -> bool:
