@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
+
     from harness.power.matrix import Matrix, Row
     from harness.power.scores import Catcher
 
@@ -92,20 +94,11 @@ def insert(document: str, matrix: Matrix) -> str:
 def plot(matrix: Matrix, path: Path) -> None:
     """Scores against false rejections, and the kill curve, as an SVG; raises ImportError."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    markers = dict(zip((OURS, *HABITS), "os^", strict=True))
-    for found in scores.rules(matrix):
-        if found.asked and found.score.of:
-            at = (100 * found.rejected / found.asked, 100 * found.score.share)
-            left.plot(*at, markers[found.inputs], color="tab:red" if found.rule == scores.OWN
-                      else "tab:blue", alpha=0.7)  # fmt: skip
-            if found.inputs == OURS:
-                left.annotate(found.rule, at, fontsize=6, xytext=(4, 2), textcoords="offset points")
-    left.set_xlabel("correct results rejected, %")
-    left.set_ylabel("witnessed mutants killed, %")
-    left.set_title("o all families, s few shapes, ^ one shape", fontsize=8)
+    _draw_rules(left, matrix)
     points = scores.curve(matrix)
     right.plot([p.cases for p in points], [100 * p.score.share for p in points], "o-",
                label="all layers")  # fmt: skip
@@ -113,8 +106,30 @@ def plot(matrix: Matrix, path: Path) -> None:
                label="numeric cases alone")  # fmt: skip
     right.set_xlabel("cases per configuration and dtype")
     right.set_ylabel("witnessed mutants killed, %")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(fontsize=8)
     figure.savefig(path)
+
+
+def _draw_rules(axes: Axes, matrix: Matrix) -> None:
+    """A point a rule and kind of inputs; the names of rules at one place stand together."""
+    markers = dict(zip((OURS, *HABITS), "os^", strict=True))
+    names: dict[tuple[float, float], list[str]] = {}
+    for found in scores.rules(matrix):
+        if found.asked and found.score.of:
+            at = (100 * found.rejected / found.asked, 100 * found.score.share)
+            colour = "tab:red" if found.rule == scores.OWN else "tab:blue"
+            axes.plot(*at, markers[found.inputs], color=colour, alpha=0.7)
+            if found.inputs == OURS:
+                names.setdefault(at, []).append(found.rule)
+    middle = sum(axes.get_xlim()) / 2
+    for (x, y), rules in names.items():
+        side, shift = ("right", -6) if x > middle else ("left", 6)
+        axes.annotate("\n".join(rules), (x, y), fontsize=6, ha=side, va="center",
+                      xytext=(shift, 0), textcoords="offset points")  # fmt: skip
+    axes.set_xlabel("correct results rejected, %")
+    axes.set_ylabel("witnessed mutants killed, %")
+    axes.set_title("o all families, s few shapes, ^ one shape", fontsize=8)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
