@@ -47,7 +47,9 @@ class Kept:
 def between(op: Op, kernel: Kernel, case: Case, limits: Limits) -> dict[str, Case]:
     """Cases that differ from ``case`` in one thing each, by the name of that thing.
 
-    What a compile cache leaves out of its key, or a workspace is reused for, is one of them.
+    What a compile cache leaves out of its key, or a workspace is reused for, is one of them. Code
+    compiled with an optional input is often right without it, but not the reverse: for each, other
+    sizes are met first with the opposite of what ``case`` has, and then as ``case`` has it.
     """
     draw = generator(case, "/sequence")
     found = {"values": replace(case, seed=case.seed ^ 2)}  # the last bit decides on layouts
@@ -63,6 +65,9 @@ def between(op: Op, kernel: Kernel, case: Case, limits: Limits) -> dict[str, Cas
     for group in op.groups:
         kept = [g for g in op.groups if (g in case.without) != (g == group)]
         found[group] = replace(case, without=tuple(kept))
+        moved = _moved(op, case, limits, draw)
+        found[f"{group} and size"] = replace(moved, without=tuple(kept))
+        found[f"size, {group} as here"] = moved
     if layout := _other(kernel.layouts, case.layout, draw):
         found["layout"] = replace(case, layout=layout)
     if config := _other((DEFAULT, *kernel.configs), case.config, draw):
@@ -103,6 +108,13 @@ def check_case(
 def _of_other(what: str, other: Case, judged: Judgement) -> list[Finding]:
     words = f"after this case, with another {what} ({other.id})"
     return [replace(f, words=f"{words}: {f.words}") for f in judged.findings]
+
+
+def _moved(op: Op, case: Case, limits: Limits, draw: torch.Generator) -> Case:
+    """``case`` with another size of every axis that has one."""
+    for axis in op.domain.sizes:
+        case = _resized(op, case, axis, limits, draw) or case
+    return case
 
 
 def _resized(op: Op, case: Case, axis: str, limits: Limits, draw: torch.Generator) -> Case | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_compile_cache_whose_key_lacks_a_field_is_found(missing: str) -> None:
     """What was compiled before the search shrank its case is still there, as in a real process."""
     words = failure_of(leaves_alone, compiled_by(KEYS[missing]))
     said = "metadata: dtype" if missing == "dtype" else r"budget: \d+ of \d+ elements wrong"
-    assert re.search(rf"with another \w+ \(scaled.cuda/.*\): y: {said}", words), words
+    assert re.search(rf"with another [\w, ]+ \(scaled.cuda/.*\): y: {said}", words), words
     assert "/sequence\n" in words
 
 
@@ -123,7 +124,11 @@ def test_what_comes_between_differs_in_one_thing_each() -> None:
     with declared(right, layouts=("contiguous", "rows")):
         check, case = check_of(), parse(CASE)
         others = between(check.op, check.kernel, case, SMALL)
-    assert list(others) == ["values", "m", "n", "dtype", "sign", "bias", "layout"]
+    sized = ["bias and size", "size, bias as here"]
+    assert list(others) == ["values", "m", "n", "dtype", "sign", "bias", *sized, "layout"]
+    turned, moved = (others.pop(name) for name in sized)
+    assert (moved.without, turned) == (case.without, replace(moved, without=("bias",)))
+    assert moved.size_of["n"] != case.size_of["n"]
     fields = ("sizes", "dtype", "params", "without", "layout", "config", "seed", "values")
     for what, other in others.items():
         changed = [name for name in fields if getattr(other, name) != getattr(case, name)]
