@@ -1,4 +1,4 @@
-"""Prints what the harness costs: its start-up, its collection, and a case beside the bare call."""
+"""Prints what the harness costs: start-up, collection, cases beside bare calls, comparisons."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from harness import device as devices
 from harness import registry
 from harness.case import Case
 from harness.emulation import emulate
 from harness.execute import build, execute
 from harness.judge import judge
 from harness.reference import evaluate
+from suites.bench import comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +103,9 @@ def main() -> None:
             f" {whole / (call + reference):.2f} x (bare call {1000 * call:.1f} ms +"
             f" reference {1000 * reference:.1f} ms)"
         )
+    comparison.on_cpu()
+    if archs := devices.present_archs():
+        comparison.on_cuda(devices.first_device(archs[0]), comparison.GPU_SIZE, [None])
 
 
 if __name__ == "__main__":
