@@ -3,7 +3,8 @@
 Each piece is screened in float32: how far an error is from its budget, with every approximation on
 the side of suspicion. What the screen does not clear is judged again, element by element, by
 `judged`, which is the definition. So a result is as exact as if all were judged that way, and a
-correct output costs a fraction of the time.
+correct output costs a fraction of the time. Where output and reference have one dtype and few
+elements have different bits, these alone are judged, without a screen.
 
 The screen works relative to the binade of the reference: ``scale = 2 / binade(|expected|)`` comes
 from its exponent bits alone, puts ``|expected| * scale`` into 2..4, makes an ulp of the output
@@ -37,6 +38,9 @@ _WIDE: Final = ("work", "other", "expected", "scale")  # buffers of the working 
 _SHARED: Final = ("error", "place")  # where float32 is that dtype, these are the first two
 _HUGE: Final = 1e30
 _SIGN: Final = -(1 << 31)
+_LARGE: Final = 1 << 20  # elements whose bits are compared together
+_FEW: Final = 16  # if more than one in so many differ, the screen is faster
+_INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _INTEGER: Final = {torch.float32: torch.int32, torch.float64: torch.int64}
 _HIGHEST: Final = {torch.float16: 15, torch.float64: 1023}  # binade of the largest value; else 127
 
@@ -128,7 +132,7 @@ def measure(whole: Operands) -> Tally:
     """Count ``whole`` in one pass, on as many threads as torch uses."""
     rows, columns = whole.actual.shape
     tiles = torch.zeros(math.ceil(rows / TILE), math.ceil(columns / TILE))
-    blocks = list(pieces(rows, columns))
+    blocks = list(pieces(rows, columns, piece=_LARGE if whole.of_one_dtype else PIECE))
     workers = max(1, min(torch.get_num_threads(), len(blocks) // SHARED))
     shares = [blocks[worker::workers] for worker in range(workers)]
     if workers == 1:
@@ -165,12 +169,47 @@ def measure(whole: Operands) -> Tally:
 def _count(whole: Operands, blocks: Sequence[tuple[slice, slice]], tiles: Tensor) -> _Counts:
     """Count some blocks; their largest errors go to ``tiles``."""
     counts = _Counts()
-    screen = _Screen(whole, blocks)
-    for across, along in blocks:
-        found = screen(cut(whole, across, along), counts)
-        top, left = across.start // TILE, along.start // TILE
-        tiles[top : top + found.shape[0], left : left + found.shape[1]] = found
+    screen = _Screen(whole)
+    for block in blocks:
+        part = cut(whole, *block)
+        found = _by_bits(part, counts) if whole.of_one_dtype else screen(part, counts)
+        if found is not None:
+            _tiles_of(tiles, *block)[...] = found
+            continue
+        inner = _tiles_of(tiles, *block)
+        for piece in pieces(*part.actual.shape):
+            _tiles_of(inner, *piece)[...] = screen(cut(part, *piece), counts)
     return counts
+
+
+def _tiles_of(tiles: Tensor, across: slice, along: slice) -> Tensor:
+    """The tiles of a block that begins at one."""
+    down, right = (slice(part.start // TILE, -(-part.stop // TILE)) for part in (across, along))
+    return tiles[down, right]
+
+
+def _by_bits(part: Operands, counts: _Counts) -> Tensor | None:
+    """Count a block of one dtype by its elements of different bits; None if they are many."""
+    kind = _INTEGERS[part.actual.dtype.itemsize]
+    actual, expected = part.actual.view(kind), part.expected.view(kind)
+    differs = actual != expected
+    count = int(differs.count_nonzero())
+    if count * _FEW > differs.numel():
+        return None
+    where = torch.nonzero(differs, as_tuple=True)
+    verdict = judged(_gathered(part, where))
+    counts.add(verdict, part.expected[where], 2.0 ** (1 - mantissa_bits(part.budget.dtype)))
+    exponent = torch.tensor(torch.inf, dtype=part.actual.dtype).view(kind)
+    exponents = expected & exponent
+    finite = differs.numel() - count + int(verdict.finite.count_nonzero())
+    if int(exponents.max()) == int(exponent):
+        finite -= int(((exponents == exponent) & ~differs).count_nonzero())
+    counts.counted += finite
+    counts.allowance += finite * 4 * (part.budget.of_magnitude + part.budget.of_expected)
+    down, right = (length // TILE for length in _padded(*part.actual.shape))
+    places = where[0] // TILE * right + where[1] // TILE
+    tiles = torch.zeros(down * right)
+    return tiles.scatter_reduce_(0, places, verdict.units.float(), "amax").view(down, right)
 
 
 def _worst(whole: Operands, tiles: Tensor) -> tuple[int, float]:
@@ -227,6 +266,17 @@ class _Counts:
     negative: bool = False
     unbounded: bool = False
 
+    def add(self, verdict: Judged, expected: Tensor, ulp: float) -> None:
+        """Count elements judged one by one, of which none that differ are left out."""
+        error, step = verdict.error * ulp, verdict.step * ulp
+        self.violations += int(verdict.wrong.sum())
+        self.mismatches += int(verdict.mismatch.sum())
+        self.absolute += float(error.abs().sum())
+        self.squared += _square(error)
+        self.squared_steps += _square(step)
+        self.steps += float(step.sum())
+        self.steps_outward += float(torch.where(expected.signbit(), -step, step).sum())
+
     def __add__(self, other: _Counts) -> _Counts:
         return _Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
@@ -251,7 +301,7 @@ class _Room:
 class _Screen:
     """The constants and buffers of a pass; called with one piece after the other."""
 
-    def __init__(self, whole: Operands, blocks: Sequence[tuple[slice, slice]]) -> None:
+    def __init__(self, whole: Operands) -> None:
         dtype = whole.budget.dtype
         self.kind = torch.float64 if whole.wide else torch.float32
         self.device = whole.actual.device
@@ -263,6 +313,7 @@ class _Screen:
         self.largest_scale = int(largest.view(_INTEGER[self.kind]))
         self.magic = 1.5 * self.ulp / torch.finfo(self.kind).eps  # adding it rounds to whole ulps
         self.own = 2.0 ** -mantissa_bits(whole.expected.dtype) if whole.reference_is_rounded else 0
+        blocks = pieces(*whole.actual.shape)
         self.area = max(math.prod(_padded(*map(_length, block))) for block in blocks)
         self.memory: dict[str, Tensor] = {}
         self.rooms: dict[tuple[int, int], _Room] = {}

@@ -45,6 +45,11 @@ class Operands:
         return torch.float64 in {self.actual.dtype, self.expected.dtype}
 
     @property
+    def of_one_dtype(self) -> bool:
+        """Whether equal bits are all there is to say of an element."""
+        return self.actual.dtype == self.expected.dtype and not self.reach_varies
+
+    @property
     def reference_is_rounded(self) -> bool:
         """Whether the reference is no float64, so that half an ulp of its own dtype is its due."""
         return self.expected.dtype != torch.float64

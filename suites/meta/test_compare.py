@@ -15,6 +15,8 @@ from torch import Tensor
 
 from harness.budget import Budget
 from harness.compare import Comparison, InvalidReference, compare, compare_exact, same_bits
+from harness.compare_host import judged, measure
+from harness.tally import Operands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -427,3 +429,34 @@ def test_a_report_says_how_many_which_and_where() -> None:
     assert str(verdict).endswith("x its budget; in row 2 of 4 and column 3 of 8")
     right = compare(expected.float(), expected, expected, Budget(dtype=torch.float32))
     assert str(right) == "budget: 0 of 32 elements wrong, worst at 0.00 of its budget"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_few_elements_of_other_bits_are_counted_as_if_all_were_judged(dtype: torch.dtype) -> None:
+    expected = torch.randn(200, 300, generator=torch.Generator().manual_seed(3)).to(dtype)
+    expected[100, ::7], expected[101, 4], expected[102, 5] = torch.inf, torch.nan, -0.0
+    actual = expected.clone()
+    bits = actual.view(torch.int16 if dtype.itemsize == 2 else torch.int32)
+    bits[::17, ::13] ^= 1
+    actual[3, 5] *= 1.5
+    actual[199, 299], actual[100, 7], actual[102, 5] = torch.nan, 1.0, 0.0
+    operands = Operands(actual, expected, None, None, Budget(dtype=dtype, terms_summed=16))
+    found, each = measure(operands), judged(operands)
+    assert found.violations == int(each.wrong.sum())
+    assert found.mismatches == int(each.mismatch.sum())
+    assert found.violations >= 3
+    assert found.counted == each.finite.sum()
+    assert found.worst == each.units.max()
+    sign = torch.where(expected.signbit(), -1.0, 1.0).double()
+    sums = {
+        "steps": each.step.sum(),
+        "steps_outward": (each.step * sign).sum(),
+        "squared_steps": each.step.square().sum(),
+        "absolute": each.error.abs().sum(),
+        "squared": each.error.square().sum(),
+    }
+    for name, value in sums.items():
+        assert getattr(found, name) == pytest.approx(float(value)), name
+    tile = each.units[:64, 256:].max()
+    assert found.tiles is not None
+    assert found.tiles[0, 4] == pytest.approx(float(tile))
