@@ -33,6 +33,7 @@ CHAIN_ROUNDOFF: Final = 2.5  # u per matrix instruction; measured, see the modul
 CHAIN_DEPTH: Final = 16
 
 _MANTISSA_BITS: Final = {torch.float64: 52, torch.float32: 23, torch.float16: 10, torch.bfloat16: 7}
+_EXPONENT: Final = 0x7FF << 52  # of a float64
 
 
 class InvalidBudget(ValueError):
@@ -153,10 +154,10 @@ class Budget:
 
 def ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Spacing of ``dtype`` at non-negative float64 ``values``; the subnormal spacing below."""
-    # frexp gives zero the exponent of 0.5, so the clamp comes first.
     normal = values.nan_to_num(0.0, 0.0, 0.0).clamp_min(torch.finfo(dtype).smallest_normal)
-    exponent = torch.frexp(normal).exponent - 1
-    return torch.ldexp(torch.ones_like(values), exponent - _MANTISSA_BITS[dtype])
+    # Not torch.ldexp, which on another CUDA device than the current one reads illegal memory.
+    binade = normal.view(torch.int64).bitwise_and(_EXPONENT).view(torch.float64)
+    return binade * 2.0 ** -_MANTISSA_BITS[dtype]
 
 
 def mantissa_bits(dtype: torch.dtype) -> int:

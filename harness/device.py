@@ -217,8 +217,9 @@ def elapsed(
 ) -> list[float]:
     """Seconds that ``function`` takes on ``device`` in each of some runs, by CUDA events.
 
-    Before each run a large buffer is written: that leaves nothing of the inputs in the cache, and
-    keeps the device busy while the host launches what is measured. On the CPU, by the clock.
+    Before each run a large buffer is read: that leaves nothing of the inputs in the cache, nor
+    anything that must be written back while the clock runs, and keeps the device busy while the
+    host launches what is measured. On the CPU, by the clock.
     """
     import torch
 
@@ -226,11 +227,11 @@ def elapsed(
         return [_by_clock(function) for _ in range(repeats)]
     times = []
     with torch.cuda.device(device):
-        flush = torch.empty(1 << 30, dtype=torch.uint8, device=device)
+        flush = torch.zeros(1 << 28, device=device)
         function()
         for _ in range(repeats):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
+            flush.amax()
             start.record()
             function()
             end.record()

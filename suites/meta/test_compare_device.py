@@ -12,7 +12,9 @@ from torch import Tensor
 from harness import compare_device, compare_host
 from harness.budget import Budget
 from harness.emulation import emulate
+from harness.launches import capture_launches
 from harness.tally import Operands, Tally
+from harness.triton_aot import compile_launch
 
 SHAPE = (70, 200)  # neither a whole tile nor a whole band
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -109,6 +111,18 @@ def test_a_wrong_one_too(kind: Kind, device: str) -> None:
     assert its.violations >= 202
     assert its.mismatches >= 3
     assert_same(tally(there), its)
+
+
+@pytest.mark.parametrize(("kind", "arch"), [(KINDS[0], "sm90"), (KINDS[5], "sm100")], ids=str)
+def test_its_kernels_compile_and_the_pass_does_not_spill(kind: Kind, arch: str) -> None:
+    """What the interpreter takes, the compiler may not."""
+    with capture_launches() as launches:
+        pending = compare_device.enqueue(kind.operands("cpu"))
+        pending.judge()
+    made = [compile_launch(launch, arch) for launch in launches]
+    kernels = ["screen_kernel", "finish_kernel", "judge_kernel"]
+    assert [found.kernel.rpartition(".")[2] for found in made] == kernels
+    assert made[0].spill_stores == made[0].spill_loads == 0
 
 
 @pytest.mark.parametrize("ulps", [0.9, 1.1])
