@@ -30,7 +30,7 @@ import torch
 import triton
 
 from harness.budget import mantissa_bits, smallest_subnormal
-from harness.compare_elements import Rule
+from harness.compare_blocks import Rule
 from harness.compare_kernels import Fields, finish_kernel, judge_kernel, screen_kernel
 from harness.device import on
 from harness.launches import suspended

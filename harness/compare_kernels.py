@@ -16,7 +16,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from harness.compare_elements import judge, larger, outward_of, screen, unfit, unit
+from harness.compare_blocks import judge, larger, outward_of, screen, unfit, unit
 from harness.tally import TILE
 
 __all__ = ["Fields", "finish_kernel", "judge_kernel", "screen_kernel"]
