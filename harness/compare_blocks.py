@@ -161,7 +161,7 @@ def _bounded(steps, RULE: tl.constexpr):
 
 @triton.jit
 def judge(actual, expected, magnitude, near_ties, of_magnitude, of_expected, RULE: tl.constexpr):
-    """As `compare_host.judged`: wrong, mismatch, finite, units, error, step, reach."""
+    """As `compare_elements.judged`: wrong, mismatch, finite, units, error, step, reach."""
     infinity = float("inf")
     size = tl.abs(expected)
     if RULE.magnitude:

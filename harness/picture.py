@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.case import parse
-from harness.compare_host import judged
+from harness.compare_elements import judged
 from harness.execute import execute
 from harness.judge import compare_with
 from harness.reference import evaluate

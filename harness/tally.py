@@ -44,10 +44,19 @@ class Operands:
         """Whether float64 takes part, so that float32 arithmetic would lose bits of it."""
         return torch.float64 in {self.actual.dtype, self.expected.dtype}
 
-    @property
-    def of_one_dtype(self) -> bool:
-        """Whether equal bits are all there is to say of an element."""
-        return self.actual.dtype == self.expected.dtype and not self.reach_varies
+    def at(self, where: tuple[slice | Tensor, ...]) -> Operands:
+        """A block of the operands, or some of their elements."""
+
+        def of(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[where]
+
+        return Operands(
+            self.actual[where],
+            self.expected[where],
+            of(self.magnitude),
+            of(self.near_ties),
+            self.budget,
+        )
 
     @property
     def reference_is_rounded(self) -> bool:

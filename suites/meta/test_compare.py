@@ -15,7 +15,8 @@ from torch import Tensor
 
 from harness.budget import Budget
 from harness.compare import Comparison, InvalidReference, compare, compare_exact, same_bits
-from harness.compare_host import judged, measure
+from harness.compare_elements import judged
+from harness.compare_host import measure
 from harness.tally import Operands
 
 if TYPE_CHECKING:
