@@ -144,7 +144,7 @@ class Screen:
     def _fill(self, part: Operands, room: _Room, counts: Counts) -> Array:
         """Errors, places, reaches and units; the steps are returned, errors where they are that."""
         if self.judges_all:
-            room.place[...] = _array(part.expected)
+            room.place[...] = _array(part.expected.float())  # for the signs
             room.units.fill(np.inf)
             return room.step
         step = self._from_float64(part, room) if self.wide else self._from_float32(part, room)
