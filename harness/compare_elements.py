@@ -1,4 +1,4 @@
-"""One element's verdict, in float64: the definition that every faster comparison must agree with."""
+"""An element's verdict, in float64: the definition, which faster comparisons agree with."""
 
 from __future__ import annotations
 

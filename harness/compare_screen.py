@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 _NARROW: Final = ("scale", "error", "place", "step", "reach", "spare", "other")
-_WIDE: Final = ("wide_scale", "wide_work")
 _LOST: Final = 2.0**-149  # at most, by two bounds that float32 has no exponent for
 _LOW: Final = 1 - 2.0**-20  # of a reach, lest float32 puts it above the true one
 _LOWER: Final = 1 - 2.0**-22  # of a reference, lest float32 puts it into the next binade
@@ -84,8 +83,7 @@ class _Room:
     other: Array
     padded: Array
     units: Array  # the part of ``padded`` that there are elements for
-    wide_scale: Array | None = None  # of float64, if the reference is
-    wide_work: Array | None = None
+    wide: tuple[Array, ...]  # two of float64, if the reference is
 
 
 class Screen:
@@ -112,12 +110,12 @@ class Screen:
         """The buffers for a piece."""
         if (rows, columns) not in self.rooms:
             padded = self._matrix("padded", np.float32, *_padded(rows, columns))
-            wide = _WIDE if self.wide else ()
+            wide = ("scale in float64", "work") if self.wide else ()
             self.rooms[rows, columns] = _Room(
                 **{name: self._matrix(name, np.float32, rows, columns) for name in _NARROW},
                 padded=padded,
                 units=padded[:rows, :columns],
-                **{name: self._matrix(name, np.float64, rows, columns) for name in wide},
+                wide=tuple(self._matrix(name, np.float64, rows, columns) for name in wide),
             )
         return self.rooms[rows, columns]
 
@@ -166,9 +164,7 @@ class Screen:
 
     def _from_float64(self, part: Operands, room: _Room) -> Array:
         """The same of a float64 reference."""
-        scale, work = room.wide_scale, room.wide_work
-        if scale is None or work is None:
-            raise AssertionError
+        scale, work = room.wide
         actual, expected = _in_float32(part.actual, room.step), _array(part.expected)
         field = scale.view(np.int64)
         np.bitwise_and(np.invert(expected.view(np.int64), out=field), _WIDE_EXPONENT, out=field)
@@ -214,10 +210,9 @@ class Screen:
         np.add(room.reach, np.multiply(share, room.scale, out=share), out=room.reach)
 
     def _units(self, room: _Room) -> None:
+        total = room.reach
         if self.own:
-            total = np.add(room.reach, np.float32(self.own), out=room.other)
-        else:
-            total = room.reach
+            total = np.add(total, np.float32(self.own), out=room.other)
         binade = np.add(total, room.spare, out=room.units)
         np.multiply(binade, _LOWER, out=binade)
         field = binade.view(np.int32)

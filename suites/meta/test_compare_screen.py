@@ -1,9 +1,9 @@
-"""The screen on the CPU clears nothing that `judged` rejects, whatever lies at an edge of a format."""
+"""The screen on the CPU clears nothing that `judged` rejects, at every edge of a format."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -22,10 +22,10 @@ OUTPUTS = (*HALVES, torch.float32, torch.float64)
 REFERENCES = (torch.float64, torch.float32, *HALVES)
 SHAPE = (70, 130)  # neither whole tiles nor a whole row of them
 BUDGETS = {
-    "nothing accumulates": {"terms_summed": 0},
-    "short": {"terms_summed": 1},
-    "long": {"terms_summed": 4096, "terms": (Term(ulps=2, because="a test"),)},
-    "wide": {"terms_summed": 1, "terms": (Term(relative=0.5, because="a test"),)},
+    "nothing accumulates": Budget(dtype=torch.float32, terms_summed=0),
+    "short": Budget(dtype=torch.float32),
+    "long": Budget(dtype=torch.float32, terms_summed=4096, terms=(Term(ulps=2, because="test"),)),
+    "wide": Budget(dtype=torch.float32, terms=(Term(relative=0.5, because="test"),)),
 }
 
 
@@ -58,12 +58,13 @@ class Draw:
         return torch.where(self.uniform() < 0.02, special, value)
 
     def actual(self, expected: Tensor) -> Tensor:
-        """The reference rounded, moved by some ulps; now and then what has nothing to do with it."""
+        """The reference rounded, moved by some ulps; now and then something else."""
         rounded = expected.to(self.dtype)
         kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.dtype.itemsize]
-        moved = (rounded.view(kind) + self.choice([0, 0, 0, 1, -1, 2, -3]).to(kind)).view(self.dtype)
-        other = self.choice([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, 2.0**-10]).to(self.dtype)
-        return torch.where(self.uniform() < 0.02, other, moved)
+        steps = self.choice([0, 0, 0, 1, -1, 2, -3]).to(kind)
+        moved = (rounded.view(kind) + steps).view(self.dtype)
+        other = self.choice([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, 2.0**-10])
+        return torch.where(self.uniform() < 0.02, other.to(self.dtype), moved)
 
     def near_budget(self, actual: Tensor, budget: Budget) -> Tensor:
         """References as far from ``actual`` as is allowed, but for up to a millionth."""
@@ -86,7 +87,7 @@ class Draw:
 
 
 def draw(
-    seed: int, dtype: torch.dtype, reference: torch.dtype, budget: Budget, given: str
+    seed: int, dtype: torch.dtype, reference: torch.dtype, budget: Budget, bounds: str
 ) -> Operands:
     source = Draw(dtype, torch.Generator().manual_seed(seed))
     expected = source.expected()
@@ -94,9 +95,9 @@ def draw(
     close = source.near_budget(actual, budget)
     expected = torch.where(source.uniform() < 0.5, close, expected).to(reference)
     wide = expected.double()
-    magnitude = source.magnitude(actual, wide, budget) if "magnitude" in given else None
+    magnitude = source.magnitude(actual, wide, budget) if "magnitude" in bounds else None
     near = wide.abs().nan_to_num(0, 0, 0) * source.choice([0, 2.0**-12, 2.0**-9])
-    return Operands(actual, expected, magnitude, near if "near ties" in given else None, budget)
+    return Operands(actual, expected, magnitude, near if "near ties" in bounds else None, budget)
 
 
 def assert_judged(found: Tally, each: Judged) -> None:
@@ -120,9 +121,9 @@ def assert_judged(found: Tally, each: Judged) -> None:
 )
 @LAW
 def test_the_screen_agrees_with_the_judgement_of_each_element(
-    seed: int, dtype: torch.dtype, reference: torch.dtype, budget: str, given: str
+    seed: int, dtype: torch.dtype, reference: torch.dtype, budget: str, bounds: str
 ) -> None:
-    whole = draw(seed, dtype, reference, Budget(dtype=dtype, **BUDGETS[budget]), given)
+    whole = draw(seed, dtype, reference, replace(BUDGETS[budget], dtype=dtype), bounds)
     each = judged(whole)
     assert 0 < int(each.wrong.sum()) < each.wrong.numel()
     assert_judged(measure(whole), each)
@@ -150,11 +151,11 @@ def test_a_magnitude_beyond_float32_excuses_what_it_bounds_alone() -> None:
         assert found.violations == wrong * actual.numel()
 
 
-@pytest.mark.parametrize("given", ["", "magnitude", "magnitude, near ties"])
+@pytest.mark.parametrize("bounds", ["", "magnitude", "magnitude, near ties"])
 @pytest.mark.parametrize("dtype", OUTPUTS, ids=str)
 @pytest.mark.parametrize("reference", REFERENCES, ids=str)
 def test_sums_are_those_of_the_judged_elements(
-    dtype: torch.dtype, reference: torch.dtype, given: str
+    dtype: torch.dtype, reference: torch.dtype, bounds: str
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     exact = torch.randn(200, 300, dtype=torch.float64, generator=generator)
@@ -165,8 +166,8 @@ def test_sums_are_those_of_the_judged_elements(
     whole = Operands(
         actual,
         expected,
-        3 + 1000 * noise.abs() if "magnitude" in given else None,
-        2.0**-14 * noise.abs() if "near ties" in given else None,
+        3 + 1000 * noise.abs() if "magnitude" in bounds else None,
+        2.0**-14 * noise.abs() if "near ties" in bounds else None,
         Budget(dtype=dtype, terms_summed=16),
     )
     found, each = measure(whole), judged(whole)
@@ -205,14 +206,34 @@ def test_pieces_cover_a_matrix_once_and_keep_to_rows_of_tiles(
     assert bool((covered == 1).all())
 
 
-@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (3, 200_001), (9000, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (3, 200_001), (130, 9000)], ids=str)
 def test_a_wrong_element_is_found_in_every_piece(shape: tuple[int, int]) -> None:
     expected = torch.ones(shape)
-    actual = expected.clone()
     places = [(across.stop - 1, along.stop - 1) for across, along in pieces(*shape)]
-    for place in places:
-        actual[place] = 1.25
-    found = measure(Operands(actual, expected, None, None, Budget(dtype=torch.float32)))
-    assert found.violations == len(places)
-    assert found.tiles is not None
-    assert all(found.tiles[row // TILE, column // TILE] > 1 for row, column in places)
+    for chosen in (places, places[:1]):
+        actual = expected.clone()
+        for place in chosen:
+            actual[place] = 1.25
+        found = measure(Operands(actual, expected, None, None, Budget(dtype=torch.float32)))
+        assert found.violations == len(chosen)
+        assert found.tiles is not None
+        assert all(found.tiles[row // TILE, column // TILE] > 1 for row, column in chosen)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("beyond", [1e-6, -1e-6])
+def test_a_millionth_beyond_the_budget_is_seen_though_nothing_else_is_wrong(
+    dtype: torch.dtype, beyond: float
+) -> None:
+    budget = Budget(dtype=dtype, terms_summed=64)
+    expected = torch.full(SHAPE, 1.5, dtype=torch.float64)
+    magnitude = torch.ones_like(expected)
+    error = 2 * torch.finfo(dtype).eps
+    rest = float(budget.allowed(expected[0, 0], torch.zeros((), dtype=torch.float64)))
+    magnitude[3, 5] = (error / (1 + beyond) - rest) / budget.of_magnitude
+    actual = expected.to(dtype)
+    actual[3, 5] += error
+    found = measure(Operands(actual, expected, magnitude, None, budget))
+    assert found.violations == (beyond > 0)
+    assert found.index == 3 * SHAPE[1] + 5
+    assert found.worst == pytest.approx(1 + beyond, abs=1e-8)
