@@ -156,8 +156,6 @@ class Check:
         judgement = check(case)
         self.count("cases")
         self.progress(f"{self.cell} {self.counts['cases']} cases")
-        if judgement.refused:
-            self.count("refused")
         self.count(f"values_{case.values}")
         self._note_fairness(case, judgement)
         if judgement.unfair:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from harness.declare import Kernel, Op
     from harness.launches import Launch
 
-REFUSALS = (TypeError, ValueError, NotImplementedError)
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -38,11 +36,6 @@ class Observation:
     launches: tuple[Launch, ...]
     damage: str
     poison: str
-
-    @property
-    def refused(self) -> bool:
-        """Whether the call raised as a refusal must: a right type, before any launch."""
-        return isinstance(self.error, REFUSALS) and not self.launches
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness import device as devices
 from harness.compare import same_bits
 from harness.emulation import emulate
-from harness.execute import REFUSALS, build, name_outputs
+from harness.execute import build, name_outputs
 from harness.launches import capture_launches, record_launches
 from harness.reference import dtype_of, output_dtype
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from harness.declare import Kernel, Op
     from harness.execute import Call
     from harness.probes import Probe
+
+REFUSALS: Final = (TypeError, ValueError, NotImplementedError)
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a case passed, whether it was refused, and each output's comparison.
+    """Whether a case passed, and each output's comparison.
 
     ``unfair`` says that the case was dropped: float32 arithmetic itself leaves the budget.
     """
 
     findings: tuple[Finding, ...]
-    refused: bool
     comparisons: Mapping[str, Comparison]
     unfair: bool = False
 
@@ -80,22 +79,16 @@ class Judgement:
         return max((c.worst for c in self.comparisons.values()), default=0.0)
 
 
-def judge(
-    op: Op, observation: Observation, truths: Mapping[str, Truth], *, may_refuse: bool = False
-) -> Judgement:
-    """Judge one case against the reference; ``may_refuse`` for what the kernel need not handle."""
+def judge(op: Op, observation: Observation, truths: Mapping[str, Truth]) -> Judgement:
+    """Judge one case, which is legal, against the reference: a refusal is an error too."""
     if observation.error is not None:
-        refused = observation.refused and may_refuse
-        found = findings_of_run(observation)
-        return Judgement(
-            tuple(f for f in found if not (refused and f.oracle == "error")), refused, {}
-        )
+        return Judgement(findings_of_run(observation), {})
     comparisons = {
         name: compare_with(observation.outputs[name], truths[name]) for name in op.outputs
     }
     wrong = [Finding(c.oracle, f"{n}: {c}", n) for n, c in comparisons.items() if not c.passed]
     findings = (*wrong, *findings_of_run(observation))
-    return Judgement(findings, refused=False, comparisons=comparisons)
+    return Judgement(findings, comparisons)
 
 
 def findings_of_run(observation: Observation) -> tuple[Finding, ...]:

@@ -53,7 +53,7 @@ def fake_describes_the_real_result(check: Check) -> None:
 
     def judged(case: Case) -> Judgement:
         words = fakes.check_case(check.op, check.kernel, case, check.device)
-        return Judgement((Finding("fake", words),) if words else (), refused=False, comparisons={})
+        return Judgement((Finding("fake", words),) if words else (), {})
 
     check.explore(judged, Scope(examples=check.settings.cases or CASES[Evidence.FAKE]))
 
@@ -133,7 +133,7 @@ def rejects_impostors(check: Check) -> None:
 def _found(findings: tuple[Finding, ...]) -> Judgement:
     from harness.judge import Judgement
 
-    return Judgement(findings, refused=False, comparisons={})
+    return Judgement(findings, {})
 
 
 def _scope(check: Check, kind: str, examples: dict[Evidence, int]) -> Scope:

@@ -37,7 +37,7 @@ class Probe:
     right_if_accepted: bool = False
 
 
-def base_case(op: Op, kernel: Kernel, dtype: str | None = None) -> Case:
+def base_case(op: Op, kernel: Kernel) -> Case:
     """A small legal case with every optional input: twice the multiple along each axis, or 3."""
     sizes = {
         axis: min(size.max, max(size.smallest, size.multiple_of * 2 if size.multiple_of > 1 else 3))
@@ -46,7 +46,7 @@ def base_case(op: Op, kernel: Kernel, dtype: str | None = None) -> Case:
     return Case(
         kernel=kernel.name,
         sizes=tuple(sizes.items()),
-        dtype=dtype or op.dtypes[0],
+        dtype=op.dtypes[0],
         params=tuple((name, next(iter(labels))) for name, labels in op.params.items()),
     )
 

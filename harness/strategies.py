@@ -36,7 +36,6 @@ class Limits:
 
 EMULATED: Final = Limits(axis=400, elements=2**17)  # the largest take about a second
 DEVICE: Final = Limits(axis=16384, elements=2**23)
-EXTREME: Final = Limits(axis=2**20, elements=2**27)  # of one axis, for which a device is needed
 SMALL: Final = Limits(axis=200, elements=2**13)  # for what runs a case again and again
 
 
@@ -140,37 +139,4 @@ def cases(
         layout=layout,
         config=config,
         seed=seed,
-    )
-
-
-def extreme_cases(
-    op: Op, kernel: Kernel, *, dtype: str, limits: Limits = EXTREME
-) -> tuple[Case, ...]:
-    """One case for each axis in which it is as long as domain and ``limits`` allow, others short.
-
-    Very long and very wide cases, which generated ones never are. They have random values, and odd
-    sizes elsewhere.
-    """
-    short = {
-        axis: min(size.max, max(size.smallest, 3 * size.multiple_of))
-        for axis, size in op.domain.sizes.items()
-    }
-    found: dict[tuple[tuple[str, int], ...], None] = {}  # an ordered set
-    for axis, size in op.domain.sizes.items():
-        cap = min(size.max, limits.axis) // size.multiple_of * size.multiple_of
-        sizes = _fit(short | {axis: max(cap, size.smallest)}, axis, op, limits)
-        while op.domain.refusals(sizes) and sizes[axis] > size.smallest:
-            sizes[axis] = _half(size, sizes[axis])  # another axis is coupled to it
-        if not op.domain.refusals(sizes):
-            found[tuple(sizes.items())] = None
-    return tuple(
-        Case(
-            kernel=kernel.name,
-            sizes=sizes,
-            dtype=dtype,
-            params=tuple((name, next(iter(labels))) for name, labels in op.params.items()),
-            values=next(iter(families_of(op))),
-            layout=kernel.layouts[0],
-        )
-        for sizes in found
     )

@@ -129,20 +129,15 @@ def of(op: str) -> tuple[Variant, ...]:
     return tuple(found for found in registry.variants() if found.op == op)
 
 
-def judge(op: Op, variant: Variant, case: Case, device: torch.device) -> Judgement:
-    """Run ``variant`` on the inputs of ``case`` and judge its outputs by the op's reference.
-
-    The case may be of any kernel of the op; its config is left aside. An exception is a finding.
-    Raises UnknownName if the variant is of an op that nobody declared, InvalidDeclaration if it is
-    of another one than ``op``.
-    """
-    return judge_each(op, (variant,), case, device)[variant]
-
-
 def judge_each(
     op: Op, variants: Iterable[Variant], case: Case, device: torch.device
 ) -> dict[Variant, Judgement]:
-    """``judge`` for all of several variants that take the case, whose truth is made once."""
+    """Run the variants that take the case on its inputs; judge each by the op's reference.
+
+    The case may be of any kernel of the op; its config is left aside. An exception is a finding,
+    no launch is none. Raises UnknownName for a variant of an op that nobody declared,
+    InvalidDeclaration for one of another op than ``op``.
+    """
     variants = tuple(each for each in variants if each.takes(case))
     for each in variants:
         registry.op(each.op)

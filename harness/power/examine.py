@@ -183,7 +183,7 @@ class _Planner(Watched):
 
         def note(case: Case) -> Judgement:
             cases.append(case)
-            return Judgement((), refused=False, comparisons={})
+            return Judgement((), {})
 
         Check.explore(self, note, scope)
         self.plan[self._asked()] = tuple(cases)

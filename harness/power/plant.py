@@ -10,21 +10,14 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from contextlib import contextmanager
-from importlib.abc import InspectLoader, MetaPathFinder
-from typing import TYPE_CHECKING, Final
-
-from harness import registry
+from importlib.abc import MetaPathFinder
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from pathlib import Path
     from types import ModuleType
-
-    from harness.power.mutation import Mutation
-
-DECLARE: Final = ("references", "kernels")
 
 
 class AlreadyImported(RuntimeError):
@@ -71,36 +64,3 @@ def serve(module: str, source: str, folder: Path) -> Server:
     server = Server(module, path)
     sys.meta_path.insert(0, server)
     return server
-
-
-@contextmanager
-def planted(
-    mutation: Mutation | None, *, folder: Path, declare: Sequence[str] = DECLARE
-) -> Iterator[ModuleType]:
-    """The registry with ``declare`` loaded, one kernel of it faulty; without a fault for None.
-
-    Yields `harness.registry`. Raises AnchorGone if the fault does not fit the module's source,
-    AlreadyImported if the module was imported before. The faulty module stays imported: leave the
-    process afterwards.
-    """
-    server = None
-    if mutation is not None:
-        server = serve(mutation.module, mutation.apply(_source(mutation.module)), folder)
-    try:
-        registry.load_all(declare)
-        if mutation is not None:
-            importlib.import_module(mutation.module)
-        yield registry
-    finally:
-        if server is not None:
-            sys.meta_path.remove(server)
-
-
-def _source(module: str) -> str:
-    spec = importlib.util.find_spec(module)  # imports the packages around it
-    loader = spec.loader if spec else None
-    source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
-    if source is None:
-        msg = f"module={module!r} has no source that can be read; give a module of Python source"
-        raise ImportError(msg)
-    return source

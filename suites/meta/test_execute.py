@@ -91,14 +91,12 @@ def case_of(  # a case of `affine`; sizes by position
     )
 
 
-def run(
-    function: Callable[..., object], case: Case | None = None, *, may_refuse: bool = False
-) -> tuple[Observation, Judgement]:
+def run(function: Callable[..., object], case: Case | None = None) -> tuple[Observation, Judgement]:
     case = case or case_of()
     declared, subject = declare(function)
     call, seen = execute(declared, subject, case, CPU)
     truths = evaluate(declared, subject, case, call.tensors)
-    return seen, judge(declared, seen, truths, may_refuse=may_refuse)
+    return seen, judge(declared, seen, truths)
 
 
 def built(case: Case) -> Call:
@@ -150,7 +148,6 @@ def test_what_was_not_written_fails_with_every_poison(seed: int) -> None:
 def test_a_missing_output_fails() -> None:
     seen, verdict = run(lambda **arguments: right(**arguments)[0])
     assert isinstance(seen.error, ReturnedWrongKind)
-    assert not seen.refused
     (problem,) = verdict.problems
     assert problem == (
         "raised ReturnedWrongKind after 1 launches: the kernel returned (Tensor); "
@@ -230,9 +227,9 @@ def test_a_write_past_an_input_fails_where_the_call_raised_too() -> None:
         write(x, 24)
         raise ValueError(rest)
 
-    seen, verdict = run(stray, may_refuse=True)
-    assert seen.refused
-    assert verdict.problems == ("memory: x: 4 bytes changed, the first at byte 96 from its start",)
+    raised, damage = run(stray)[1].problems
+    assert raised.startswith("raised ValueError before launch: ")
+    assert damage == "memory: x: 4 bytes changed, the first at byte 96 from its start"
 
 
 def test_a_read_past_an_input_meets_nan() -> None:
@@ -264,16 +261,6 @@ def test_nothing_needs_no_launch() -> None:
     assert run(nothing, case_of(m=0))[1].problems == ()
 
 
-@pytest.mark.parametrize("error", [TypeError, ValueError, NotImplementedError])
-def test_a_refusal_before_launch_is_a_refusal(error: type[Exception]) -> None:
-    def refuses(**arguments: object) -> object:
-        raise error(arguments["x"])
-
-    seen, verdict = run(refuses, may_refuse=True)
-    assert seen.refused
-    assert (verdict.refused, verdict.problems) == (True, ())
-
-
 def test_a_legal_case_may_not_be_refused() -> None:
     def refuses(x: Tensor, **rest: object) -> object:
         del rest
@@ -281,30 +268,28 @@ def test_a_legal_case_may_not_be_refused() -> None:
         raise ValueError(msg)
 
     seen, verdict = run(refuses)
-    assert seen.refused
-    assert not verdict.refused
+    assert seen.launches == ()
     assert verdict.problems == ("raised ValueError before launch: m=4 is too few",)
 
 
-def test_an_error_after_launch_is_no_refusal() -> None:
+def test_an_error_after_launch_is_told_from_one_before() -> None:
     def late(**arguments: object) -> object:
         right(**arguments)  # type: ignore[arg-type]
         msg = "too late"
         raise ValueError(msg)
 
-    seen, verdict = run(late, may_refuse=True)
-    assert not seen.refused
+    seen, verdict = run(late)
+    assert len(seen.launches) == 1
     assert verdict.problems == ("raised ValueError after 1 launches: too late",)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AssertionError, KeyError, OSError, MemoryError])
-def test_another_error_is_no_refusal(error: type[Exception]) -> None:
+def test_any_error_is_a_finding(error: type[Exception]) -> None:
     def breaks(**arguments: object) -> object:
         raise error(str(list(arguments)))
 
-    seen, verdict = run(breaks, may_refuse=True)
-    assert not seen.refused
-    assert verdict.problems[0].startswith(f"raised {error.__name__} before launch: ")
+    (problem,) = run(breaks)[1].problems
+    assert problem.startswith(f"raised {error.__name__} before launch: ")
 
 
 def test_an_interrupt_is_not_held_back() -> None:

@@ -16,8 +16,9 @@ from harness.power.plant import AlreadyImported, serve
 HEAD = """
     import inspect, sys
     from pathlib import Path
-    from harness.power.mutation import AnchorGone, mutations, written
-    from harness.power.plant import AlreadyImported, planted
+    from harness import registry
+    from harness.power.mutation import mutations, written
+    from harness.power.plant import AlreadyImported, serve
     from harness.power.targets import targets
 
     folder = Path(sys.argv[1])
@@ -26,6 +27,10 @@ HEAD = """
 
     def one(rule):
         return next(each for each in made if each.rule == rule)
+
+    def plant(mutant):
+        serve(mutant.module, mutant.apply(target.source()), folder)
+        registry.load_all(("references", "kernels"))
 
     def difference():
         import torch
@@ -50,20 +55,19 @@ def child(body: str, folder: Path) -> str:
 def test_the_fault_shows_in_results_and_in_the_source_that_triton_compiles(tmp_path: Path) -> None:
     out = child(
         """
-        mutant = one("drop_absolute")
-        with planted(mutant, folder=folder) as registry:
-            import torch
-            import kernels
-            from kernels.activation import triton as module
-            function = registry.kernel("silu_and_mul.triton").function
-            assert kernels.silu_and_mul is function is module.silu_and_mul
-            assert module.__name__ == function.__module__ == "kernels.activation.triton"
-            assert "half = tl.exp((gate) * -0.5)" in inspect.getsource(module)
-            assert "tl.exp((gate)" in inspect.getsource(module._silu_and_mul_kernel.fn)
-            assert torch.ops.kernel_parity.silu_and_mul_triton
-            assert Path(module.__file__).parent == folder
-            assert "rms_norm.triton" in {each.name for each in registry.kernels()}
-            print(difference())
+        plant(one("drop_absolute"))
+        import torch
+        import kernels
+        from kernels.activation import triton as module
+        function = registry.kernel("silu_and_mul.triton").function
+        assert kernels.silu_and_mul is function is module.silu_and_mul
+        assert module.__name__ == function.__module__ == "kernels.activation.triton"
+        assert "half = tl.exp((gate) * -0.5)" in inspect.getsource(module)
+        assert "tl.exp((gate)" in inspect.getsource(module._silu_and_mul_kernel.fn)
+        assert torch.ops.kernel_parity.silu_and_mul_triton
+        assert Path(module.__file__).parent == folder
+        assert "rms_norm.triton" in {each.name for each in registry.kernels()}
+        print(difference())
         """,
         tmp_path,
     )
@@ -73,9 +77,8 @@ def test_the_fault_shows_in_results_and_in_the_source_that_triton_compiles(tmp_p
 def test_without_a_fault_the_kernel_is_the_real_one(tmp_path: Path) -> None:
     out = child(
         """
-        with planted(None, folder=folder) as registry:
-            print(difference())
-        assert not list(folder.iterdir())
+        registry.load_all(("references", "kernels"))
+        print(difference())
         """,
         tmp_path,
     )
@@ -87,32 +90,14 @@ def test_a_module_that_is_imported_already_is_refused(tmp_path: Path) -> None:
         """
         import kernels.activation.triton
         try:
-            with planted(one("drop_absolute"), folder=folder):
-                pass
+            plant(one("drop_absolute"))
         except AlreadyImported as error:
             print(error)
-        """,
-        tmp_path,
-    )
-    assert "module='kernels.activation.triton' is imported already" in out
-
-
-def test_a_stale_mutant_is_refused_before_anything_is_planted(tmp_path: Path) -> None:
-    out = child(
-        """
-        import dataclasses
-        stale = dataclasses.replace(one("drop_absolute"), before="tl.abs(gone)")
-        try:
-            with planted(stale, folder=folder):
-                pass
-        except AnchorGone as error:
-            print(error)
-        assert not any("parity" in type(each).__name__ for each in sys.meta_path)
         assert not list(folder.iterdir())
         """,
         tmp_path,
     )
-    assert "make the mutants anew" in out
+    assert "module='kernels.activation.triton' is imported already" in out
 
 
 def test_a_fault_that_breaks_the_import_says_so(tmp_path: Path) -> None:
@@ -121,24 +106,21 @@ def test_a_fault_that_breaks_the_import_says_so(tmp_path: Path) -> None:
         anchor = 'ARCH: Final = ">=sm80"'
         where = target.kernel, target.module, target.source()
         says = {"family": "wrapper", "rule": "raises", "after": "raise OSError('planted')"}
-        try:
-            with planted(written(*where, anchor=anchor, **says), folder=folder):
-                pass
-        except OSError as error:
-            print(error)
+        plant(written(*where, anchor=anchor, **says))
+        print(*(f"{name}: {error!r}" for name, error in registry.load_errors().items()))
         """,
         tmp_path,
     )
-    assert out == "planted\n"
+    assert out == "kernels.activation.triton: OSError('planted')\n"
 
 
 def test_the_silent_fallback_is_right_and_launches_nothing(tmp_path: Path) -> None:
     out = child(
         """
         from harness.launches import record_launches
-        with planted(one("silent_fallback"), folder=folder) as registry:
-            with record_launches() as seen:
-                print(difference(), len(seen))
+        plant(one("silent_fallback"))
+        with record_launches() as seen:
+            print(difference(), len(seen))
         """,
         tmp_path,
     )

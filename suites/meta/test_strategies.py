@@ -22,7 +22,6 @@ from harness.strategies import (
     Limits,
     _fit,
     cases,
-    extreme_cases,
     table,
 )
 from harness.values import FAMILIES, Family
@@ -223,22 +222,6 @@ def test_a_table_holds_the_neighbours_of_large_powers_of_two() -> None:
 def test_a_cap_below_the_smallest_size_is_refused() -> None:
     with pytest.raises(ValueError, match="cap=600 is below the smallest legal size 640; raise"):
         table(Size(640, 4096, 64), cap=600)
-
-
-@pytest.mark.parametrize("axis", ["m", "n", "k", "r"])
-def test_an_extreme_case_is_as_long_along_each_axis_as_its_domain_allows(axis: str) -> None:
-    found = [case.size_of for case in extreme_cases(OP, KERNEL, dtype="float16")]
-    assert len(found) == 4
-    longest = {"m": 2**20, "n": 65536, "k": 65536, "r": 128}[axis]  # r <= k = 192
-    assert [sizes for sizes in found if sizes[axis] == longest]
-
-
-def test_extreme_cases_keep_to_the_limits_and_are_legal() -> None:
-    limits = Limits(axis=5000, elements=2**16)
-    for case in extreme_cases(OP, KERNEL, dtype="bfloat16", limits=limits):
-        assert max(case.size_of.values()) <= 5000
-        assert OP.domain.refusals(case.size_of) == ()
-        assert (case.dtype, case.values, case.config) == ("bfloat16", "normal", "default")
 
 
 # Shrinking.

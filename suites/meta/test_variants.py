@@ -54,7 +54,7 @@ def _eager(x: Tensor, weight: Tensor | None, shift: float) -> Tensor:
 def _problems(case: Case = CASE) -> tuple[str, ...]:
     found = registry.op("summed")
     (only,) = variants.of("summed")
-    return variants.judge(found, only, case, CPU).problems
+    return variants.judge_each(found, [only], case, CPU)[only].problems
 
 
 @pytest.mark.usefixtures("summed")
@@ -116,7 +116,7 @@ def test_variants_of_an_undeclared_op_are_refused() -> None:
     with pytest.raises(UnknownName, match="op 'nothing' is unknown; known: summed"):
         variants.of("nothing")
     with pytest.raises(UnknownName, match="nothing"):
-        variants.judge(registry.op("summed"), only, CASE, CPU)
+        variants.judge_each(registry.op("summed"), [only], CASE, CPU)
 
 
 @pytest.mark.usefixtures("summed")
@@ -128,7 +128,7 @@ def test_a_variant_of_another_op_is_refused() -> None:
     variant(op="other", name="eager")(other)
     (only,) = variants.of("other")
     with pytest.raises(InvalidDeclaration, match="'other: eager' was given for op='summed'"):
-        variants.judge(registry.op("summed"), only, CASE, CPU)
+        variants.judge_each(registry.op("summed"), [only], CASE, CPU)
 
 
 @pytest.mark.parametrize(
