@@ -15,8 +15,6 @@ from suites.meta.users_project import (
     TOYS,
     Project,
     failure,
-    import_what_a_check_imports_late,
-    make,
     printed_command,
     ran,
     refusal,
@@ -47,16 +45,6 @@ def forgets_every_third_time(x):
 """
 WITH_ROWS = TOYS.replace('    dtypes=("float32"', '    independent=("m",),\n    dtypes=("float32"')
 CASE = "double.triton/m=3,n=6,dtype=float32,values=normal,layout=contiguous,config=default,seed=0"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
-    import_what_a_check_imports_late()
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return make(pytester, monkeypatch)
 
 
 def asked(module: ModuleType) -> dict[str, dict[str, Any]]:

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from matplotlib import image, rcParams
 
-from harness import picture
 from harness.budget import Budget
-from harness.picture import Panel, panel, write
+from harness.picture import Panel, panel
 from harness.reference import Truth
 from suites.meta.users_project import (
     BAD,
@@ -23,8 +21,6 @@ from suites.meta.users_project import (
     RECORDS,
     Project,
     failure,
-    import_what_a_check_imports_late,
-    make,
     ran,
     refusal,
 )
@@ -40,14 +36,10 @@ pytest_plugins = ("pytester",)
 CASE = "toy.triton/m=4,n=4,dtype=float16,values=normal,layout=contiguous,config=default,seed=1"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _imported() -> None:
-    import_what_a_check_imports_late()
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return make(pytester, monkeypatch)
+    """What draws is imported for good, before ``pytester`` is there, which forgets later ones."""
+    import harness.drawing  # noqa: F401
 
 
 def rounded(*shape: int, dtype: torch.dtype = torch.float16) -> tuple[Tensor, Truth]:
@@ -63,6 +55,10 @@ def codes(*shape: int) -> tuple[Tensor, Truth]:
 
 
 def drawn(path: Path, *panels: Panel) -> NDArray[np.float64]:
+    from matplotlib import image
+
+    from harness.drawing import write
+
     write(path, "toy.triton on cpu, numeric, float16", CASE, panels)
     pixels: NDArray[np.float64] = image.imread(path)[:, :, :3]
     return pixels
@@ -146,6 +142,8 @@ def test_every_shape_is_drawn(kind: object, shape: tuple[int, ...], tmp_path: Pa
 
 
 def test_a_picture_leaves_no_trace_in_matplotlib(tmp_path: Path) -> None:
+    from matplotlib import rcParams
+
     before = {name: rcParams[name] for name in rcParams if name != "backend"}
     drawn(tmp_path / "y.png", panel("y", *rounded(8, 8), ""))
     assert {name: rcParams[name] for name in before} == before
@@ -153,6 +151,8 @@ def test_a_picture_leaves_no_trace_in_matplotlib(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_place_leaves_no_half_picture(tmp_path: Path) -> None:
+    from harness.drawing import write
+
     (tmp_path / "y.png").mkdir()
     with pytest.raises(IsADirectoryError):
         write(tmp_path / "y.png", "", CASE, [panel("y", *rounded(8, 8), "")])
@@ -189,11 +189,13 @@ def test_a_run_without_the_option_has_no_picture(project: Project) -> None:
 def test_a_picture_that_cannot_be_drawn_does_not_hide_the_failure(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from harness import drawing
+
     def broken(*_: object) -> None:
         msg = "the disk is full"
         raise OSError(msg)
 
-    monkeypatch.setattr(picture, "write", broken)
+    monkeypatch.setattr(drawing, "write", broken)
     result = project.run(*NUMERIC, BAD, "-k", "matches and float32", "--error-images=pictures")
     report = failure(result)
     assert "  picture    none: OSError: the disk is full" in report

@@ -19,8 +19,6 @@ from suites.meta.users_project import (
     TOYS,
     Project,
     failure,
-    import_what_a_check_imports_late,
-    make,
     ran,
     refusal,
 )
@@ -29,16 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 pytest_plugins = ("pytester",)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
-    import_what_a_check_imports_late()
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return make(pytester, monkeypatch)
 
 
 def test_every_marker_is_registered(project: Project) -> None:

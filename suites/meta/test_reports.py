@@ -19,8 +19,6 @@ from suites.meta.users_project import (
     RECORDS,
     Project,
     failure,
-    import_what_a_check_imports_late,
-    make,
     printed_command,
     ran,
     table,
@@ -33,16 +31,6 @@ pytest_plugins = ("pytester",)
 
 
 EVERYTHING: Final = (*HERE_AND_AWAY, "--cases=8", GOOD, BAD, RECORDS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
-    import_what_a_check_imports_late()
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return make(pytester, monkeypatch)
 
 
 def test_the_header_shows_the_seed_and_the_versions(project: Project) -> None:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import pytest
-
 from harness.arch import CPU
 from harness.cells import Layer
-from suites.meta.users_project import ABSENT, RECORDS, Project, failure, make, printed_command, ran
+from suites.meta.users_project import ABSENT, RECORDS, Project, failure, printed_command, ran
 
 LAYERS: Final = tuple(f"suites.{layer}.test_{layer}" for layer in Layer if layer != Layer.E2E)
 pytest_plugins = ("pytester",)
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return make(pytester, monkeypatch)
 
 
 TRITON: Final = """

@@ -133,18 +133,9 @@ class Project:
         return list(record.read(self.pytester.path / "build" / "records.jsonl"))
 
 
-def make(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with ``TOYS`` in toys.py that finds the plugin, whether or not it is installed."""
-    # For workers and child processes.
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    pytester.makeconftest('pytest_plugins = ("harness.plugin",)')
-    pytester.makeini("[pytest]\nstrict = true")
-    pytester.makepyfile(toys=TOYS)
-    return Project(pytester)
-
-
-def import_what_a_check_imports_late() -> None:
-    """Import it for good, before ``pytester`` is there.
+@pytest.fixture(scope="session")
+def imported_late() -> None:
+    """What a check imports late is imported for good, before ``pytester`` is there.
 
     pytester forgets the modules that were imported in its time, and torch survives no second
     import.
@@ -156,6 +147,22 @@ def import_what_a_check_imports_late() -> None:
         cell = Cell("double.triton", CPU, Layer.NUMERIC)
         check = Check(cell=cell, dtype=None, settings=Settings(cases=2), reproduce=str)
         check.explore(check.judge_against_reference)
+
+
+@pytest.fixture
+def project(
+    imported_late: None,  # first, see there
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Project:
+    """A project with ``TOYS`` in toys.py that finds the plugin, whether or not it is installed."""
+    del imported_late
+    # For workers and child processes.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    pytester.makeconftest('pytest_plugins = ("harness.plugin",)')
+    pytester.makeini("[pytest]\nstrict = true")
+    pytester.makepyfile(toys=TOYS)
+    return Project(pytester)
 
 
 def ran(result: pytest.RunResult) -> dict[str, int]:
