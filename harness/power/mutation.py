@@ -17,13 +17,15 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
 
 from harness.power import rules_host, rules_kernel
-from harness.power.syntax import FAMILIES, Edit, Rules
+from harness.power.syntax import FAMILIES, Edit, Rules, edits_by
 from harness.power.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-RULES: Final[dict[str, tuple[Rules, ...]]] = {".py": (rules_kernel.edits, rules_host.edits)}
+RULES: Final[dict[str, tuple[Rules, ...]]] = {
+    ".py": (edits_by(rules_kernel.RULES), edits_by(rules_host.RULES))
+}
 _PARSERS: Final[dict[str, Callable[[str], object]]] = {".py": ast.parse}
 _HELD_OUT: Final = 3  # one mutant of so many stays unseen while inputs and oracles are tuned
 _DIGITS: Final = 8  # of a digest; among a thousand mutants two agree once in ten thousand sources

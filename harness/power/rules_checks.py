@@ -11,7 +11,6 @@ from harness.power.wrappers import fakes, is_check, nodes, raises
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BOUNDS: Final = ("min", "max", "multiple_of")
 NARROWED: Final = '">=sm100"'
 
 
@@ -60,27 +59,13 @@ def drop_refusal(source: Source) -> Found:
 @rule("wrapper")
 def wider_bound(source: Source) -> Found:
     """One legal step too far is accepted."""
-    for bound, step in _bounds(source):
-        text = source.atom(bound.value)
-        wider = {
-            "min": f"{text} - {step}",
-            "max": f"{text} + {step}",
-            "multiple_of": f"{text} // 2",
-        }
-        yield bound.value, wider[bound.arg or ""]
+    return _moved(source, min="- {step}", max="+ {step}", multiple_of="// 2")
 
 
 @rule("wrapper")
 def narrower_bound(source: Source) -> Found:
     """The first or last legal size is refused."""
-    for bound, step in _bounds(source):
-        text = source.atom(bound.value)
-        narrow = {
-            "min": f"{text} + {step}",
-            "max": f"{text} - {step}",
-            "multiple_of": f"{text} * 2",
-        }
-        yield bound.value, narrow[bound.arg or ""]
+    return _moved(source, min="+ {step}", max="- {step}", multiple_of="* 2")
 
 
 @rule("wrapper")
@@ -132,13 +117,14 @@ def _checks(source: Source) -> Iterator[ast.Call]:
     return (call for _, call in _statements(source))
 
 
-def _bounds(source: Source) -> Iterator[tuple[ast.keyword, str]]:
-    """The bounds of sizes, with the distance of two legal sizes."""
+def _moved(source: Source, **moves: str) -> Found:
+    """Every bound of a size, moved; ``step`` is the distance of two legal sizes."""
     for call in _checks(source):
         multiple = keyword(call, "multiple_of")
-        for name in BOUNDS:
-            if found := keyword(call, name):
-                yield found, source.atom(multiple.value) if multiple else "1"
+        step = source.atom(multiple.value) if multiple else "1"
+        for name, move in moves.items():
+            if bound := keyword(call, name):
+                yield bound.value, f"{source.atom(bound.value)} {move.format(step=step)}"
 
 
 def _cut_keyword(source: Source, call: ast.Call, index: int) -> tuple[int, int]:

@@ -89,10 +89,7 @@ def transposed_result(source: Source) -> Found:
     for _, call in allocations(source):
         shape = call.args[0]
         if isinstance(shape, ast.Tuple) and len(shape.elts) == 2:  # noqa: PLR2004
-            text, (start, _) = source.of(call), source.span(call)
-            inside, outside = (offset - start for offset in source.span(shape))
-            first, second = (source.of(each) for each in shape.elts)
-            yield call, f"{text[:inside]}({second}, {first}){text[outside:]}.t()"
+            yield call, _column_by_column(source, call, shape)
 
 
 @rule("wrapper")
@@ -174,10 +171,7 @@ def fake_stride(source: Source) -> Found:
         if not isinstance(shape, ast.Tuple) and isinstance(owner, ast.Attribute):
             yield call, f"torch.empty_like({source.of(owner.value)})"
         elif isinstance(shape, ast.Tuple) and len(shape.elts) == 2:  # noqa: PLR2004
-            text, (start, _) = source.of(call), source.span(call)
-            inside, outside = (offset - start for offset in source.span(shape))
-            first, second = (source.of(each) for each in shape.elts)
-            yield call, f"{text[:inside]}({second}, {first}){text[outside:]}.t()"
+            yield call, _column_by_column(source, call, shape)
 
 
 @rule("wrapper")
@@ -213,6 +207,14 @@ def _cached(source: Source, node: ast.Assign, call: ast.Call, key: str) -> str:
 
 def _tuple(source: Source, node: ast.AST) -> str:
     return f"({source.of(node)})" if isinstance(node, ast.Tuple) else source.of(node)
+
+
+def _column_by_column(source: Source, call: ast.Call, shape: ast.Tuple) -> str:
+    """An allocation of the same shape, a pair, with the strides of the transposed one."""
+    text, (start, _) = source.of(call), source.span(call)
+    inside, outside = (offset - start for offset in source.span(shape))
+    first, second = (source.of(each) for each in shape.elts)
+    return f"{text[:inside]}({second}, {first}){text[outside:]}.t()"
 
 
 def _described(source: Source) -> Iterator[ast.Call]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -42,7 +42,7 @@ class Source:
     def __init__(self, text: str) -> None:
         self.text = text
         self.tree = ast.parse(text)
-        self._lines = text.splitlines(keepends=True)
+        self._lines = [f"{line}\n" for line in text.split("\n")]  # a form feed ends none
         self._starts = [0]
         for line in self._lines:
             self._starts.append(self._starts[-1] + len(line))
@@ -161,6 +161,17 @@ class Rule:
         for place, after in self.find(source):
             start, end = place if isinstance(place, tuple) else source.span(place)
             yield Edit(self.family, self.name, start, end, after)
+
+
+def edits_by(rules: Iterable[Rule]) -> Rules:
+    """The edits of several rules to a text, which is parsed once."""
+
+    def edits(text: str) -> Iterator[Edit]:
+        source = Source(text)
+        for each in rules:
+            yield from each.edits(source)
+
+    return edits
 
 
 def rule(family: str) -> Callable[[Callable[[Source], Found]], Rule]:

@@ -149,6 +149,12 @@ def test_offsets_are_those_of_characters() -> None:
     assert all(each.apply(beside) for each in small(beside))
 
 
+@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x85", "\u2028"], ids=ascii)
+def test_a_line_ends_where_the_parser_says(mark: str) -> None:
+    marked = SMALL.replace('"""A kernel."""', f'"""A{mark}kernel."""')
+    assert [each.id for each in small(marked)] == [each.id for each in small()]
+
+
 def test_the_order_is_the_same_each_time() -> None:
     assert small() == small()
 

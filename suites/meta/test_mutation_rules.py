@@ -268,9 +268,16 @@ def test_device_rules_leave_host_code_alone_and_the_reverse(
     ("rules", "text"), [(rules_kernel.RULES, DEVICE), (rules_host.RULES, HOST)]
 )
 def test_every_edit_parses(rules: tuple[Rule, ...], text: str) -> None:
+    broken, tried = [], 0
     for each in rules:
         for edit in each.edits(Source(text)):
-            ast.parse(text[: edit.start] + edit.after + text[edit.end :])
+            tried += 1
+            try:
+                ast.parse(text[: edit.start] + edit.after + text[edit.end :])
+            except SyntaxError as error:
+                broken.append(f"{each.name}: {error}")
+    assert broken == []
+    assert tried > len(rules)
 
 
 def test_indices_are_no_values() -> None:
