@@ -6,143 +6,41 @@ It imports neither torch nor Hypothesis before a suite asks for cells.
 from __future__ import annotations
 
 import os
-import re
 import shlex
-import sys
 import time
-from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from harness.arch import ARCHES, CPU
-from harness.cells import Cell, Evidence, Layer, Verdict
-from harness.selection import Request, Selection
+from harness.cells import Layer
+from harness.options import add_options, register_markers, selection_of, settings_of
+from harness.reporting import CHECK, Collector, Run, attach_record, draw, hand_over, summarize
+from harness.selection import Request
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
-    from harness.check import Check, Settings
-    from harness.judge import ParityFailure
-    from harness.record import Record
+    from harness.check import Check
+    from harness.selection import Selection
 
-_ARCH_WORDS: Final = {
-    CPU: "cells that run without a GPU",
-    **dict.fromkeys(ARCHES, "cells of that arch"),
-}
-_RECORD: Final = "kernel_parity_record"
-_INVENTORY: Final = "kernel_parity_inventory"
-_REFUSAL: Final = "kernel_parity_refusal"
 _PROGRESS_SECONDS: Final = 1.0
 _GPU_WORKERS: Final = 8
-
-
-@dataclass
-class Run:
-    """What the plugin keeps for one pytest session."""
-
-    loaded: bool = False
-    refusal: str = ""  # why nothing could be loaded
-    records: list[Record] = field(default_factory=list)
-    inventory: dict[Cell, None] = field(default_factory=dict)  # an ordered set
-    last_progress: float = 0.0
-
-
 RUN: Final = pytest.StashKey[Run]()
-CHECK: Final = pytest.StashKey["Check"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the group ``kernel-parity`` and the ini value ``parity_declare``."""
-    group = parser.getgroup("kernel-parity", "parity of migrated GPU kernels")
-    add = group.addoption
-    add(
-        "--declare",
-        action="append",
-        default=[],
-        metavar="TARGET",
-        help="package, module or .py file that declares ops and kernels; may be given again",
-    )
-    add("--kernel", action="append", default=[], metavar="NAME", help="only cells of this kernel")
-    add("--op", action="append", default=[], metavar="NAME", help="only cells of this op")
-    add(
-        "--layer",
-        action="append",
-        default=[],
-        metavar="NAME",
-        choices=[str(v) for v in Layer],
-        help="only cells of this layer: %(choices)s",
-    )
-    add("--case", metavar="ID", help="check this one case or probe, as a failure prints it")
-    add(
-        "--cases",
-        type=_positive,
-        metavar="N",
-        help="generated cases per kernel, arch and dtype (default 18 emulated, 96 on a device)",
-    )
-    add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
-    add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
-    add(
-        "--error-images",
-        type=_picture_folder,
-        metavar="DIR",
-        help="draw the errors of each failing numeric check into a PNG file in DIR",
-    )
-    add("--e2e-model", type=Path, metavar="DIR", help="folder of the end-to-end model's files")
-    parser.addini("parity_declare", "packages or files that declare ops and kernels", "args", [])
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        msg = f"--cases={text!r} is not a whole number of at least 1"
-        raise pytest.UsageError(msg)
-    return int(text)
-
-
-def _picture_folder(text: str) -> Path:
-    folder = Path(text)
-    if find_spec("matplotlib") is None:
-        msg = (
-            f"--error-images={text!r} needs matplotlib, which is not installed; "
-            "python -m pip install 'kernel-parity[picture]'"
-        )
-        raise pytest.UsageError(msg)
-    if folder.exists() and not folder.is_dir():
-        msg = f"--error-images={text!r} is a file; name a folder, which is made if need be"
-        raise pytest.UsageError(msg)
-    return folder
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; refuse ``-m`` with a marker that nobody registered."""
-    add = config.addinivalue_line
-    for layer in Layer:
-        add("markers", f"{layer}: checks of the layer {layer}")
-    for arch, words in _ARCH_WORDS.items():
-        add("markers", f"{arch}: {words}")
-    add(
-        "markers",
-        "parity(layer, by=None, kind='', needs=''): a test over the cells of a layer, by='dtype' "
-        "for each; kind ends the ids of its cases; needs names a field of the op that is not empty",
-    )
-    add("markers", "gpu: a test of the harness itself that needs a CUDA device of any arch")
+    register_markers(config)
     config.stash[RUN] = Run()
-    _check_marker_expression(config)
     if config.option.records and not hasattr(config, "workerinput"):
         config.option.records.parent.mkdir(parents=True, exist_ok=True)
         config.option.records.write_text("", encoding="utf-8")
-
-
-def _check_marker_expression(config: pytest.Config) -> None:
-    known = {line.partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")}
-    expression = config.option.markexpr
-    words = set(re.findall(r"\b[A-Za-z_]\w*", re.sub(r"\([^()]*=[^()]*\)", "", expression)))
-    if unknown := sorted(words - known - {"and", "or", "not", "True", "False"}):
-        ours = ", ".join([*(str(layer) for layer in Layer), *_ARCH_WORDS])
-        msg = f"-m {expression!r}: no marker {unknown[0]!r} is registered; among them: {ours}"
-        raise pytest.UsageError(msg)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -212,7 +110,7 @@ def _load(config: pytest.Config) -> None:
     try:
         registry.load_all([*config.getini("parity_declare"), *config.option.declare])
         cells = inventory(registry.kernels(), registry.subjects())
-        _selection(config).check()
+        selection_of(config).check()
     except (LookupError, ValueError, ImportError) as error:
         run.refusal = str(error)
     else:
@@ -222,7 +120,7 @@ def _load(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Apply ``--kernel``, ``--op``, ``--layer`` and ``--case``; layers in their order."""
-    run, selection = config.stash[RUN], _selection(config)
+    run, selection = config.stash[RUN], selection_of(config)
     if selection.of_cells:
         _load(config)
     dropped = [item for item in items if run.refusal or not _wanted(selection, item)]
@@ -232,17 +130,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if id(item) not in gone]
     if config.option.case and not items and not run.refusal:
         run.refusal = f"--case={config.option.case!r} belongs to none of the selected tests"
-
-
-def _selection(config: pytest.Config) -> Selection:
-    option = config.option
-    return Selection(
-        kernels=option.kernel,
-        ops=option.op,
-        layers=option.layer,
-        case=option.case,
-        declared=bool(option.declare),
-    )
 
 
 def _wanted(selection: Selection, item: pytest.Item) -> bool:
@@ -258,7 +145,7 @@ def _wanted(selection: Selection, item: pytest.Item) -> bool:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave the harness's own tests alone where only cells are wanted: they need more packages."""
     ours = collection_path == Path(__file__).parent.parent / "suites" / "meta"
-    return True if ours and _selection(config).of_cells else None
+    return True if ours and selection_of(config).of_cells else None
 
 
 def _is_ours(item: pytest.Item) -> bool:
@@ -306,24 +193,12 @@ def parity(request: pytest.FixtureRequest) -> Check:
     check = Check(
         cell=wanted.cell,
         dtype=wanted.dtype,
-        settings=_settings(request.config),
+        settings=settings_of(request.config),
         reproduce=lambda case: _reproduction(request.node, wanted, case),
         progress=lambda words: _show_progress(request.config, words),
     )
     request.node.stash[CHECK] = check
     return check
-
-
-def _settings(config: pytest.Config) -> Settings:
-    from harness.check import Settings
-
-    return Settings(
-        seed=config.option.parity_seed,
-        cases=config.option.cases,
-        database=config.rootpath / ".hypothesis" / "kernel-parity",
-        only=config.option.case,
-        e2e_model=config.option.e2e_model,
-    )
 
 
 def _reproduction(item: pytest.Item, request: Request, case: str) -> str:
@@ -359,95 +234,19 @@ def pytest_runtest_makereport(
     from harness.judge import ParityFailure
 
     if call.excinfo is not None and isinstance(call.excinfo.value, ParityFailure):
-        _draw(item, request, call.excinfo.value)
+        draw(item, request, call.excinfo.value)
         report.longrepr = str(call.excinfo.value)
         report.sections = []  # what compilers log while tracing buries the report
     if report.when == "call" or not report.passed:
-        report.user_properties.append((_RECORD, _record(item, request, report).to_json()))
+        attach_record(item, request, report)
     return report
-
-
-def _draw(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
-    """With ``--error-images``, put the path of a picture into a failed comparison's report."""
-    folder, check = item.config.option.error_images, item.stash[CHECK]
-    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind:
-        return
-    from harness import picture
-
-    path = folder / f"{request.cell}-{request.dtype}.png"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if not picture.of_failure(check, failure.case, path):
-            return
-    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
-        failure.picture = f"none: {type(error).__name__}: {error}"
-        return
-    failure.picture = check.figures["picture"] = str(path)
-
-
-def _record(item: pytest.Item, request: Request, report: pytest.TestReport) -> Record:
-    from harness import record, registry
-    from harness.device import describe
-    from harness.execute import source_hash
-
-    check = item.stash.get(CHECK, None)
-    ran = check is not None and not report.skipped
-    return record.Record(
-        kernel=request.cell.kernel,
-        arch=request.cell.arch,
-        layer=request.cell.layer,
-        check=item.name
-        if request.dtype is None
-        else f"{getattr(item, 'originalname', '')}[{request.dtype}]",
-        verdict=Verdict(report.outcome),
-        evidence=request.cell.evidence if ran else Evidence.NONE,
-        figures=dict(check.figures) if check else {},
-        case=check.case if check else "",
-        message=_words(report),
-        seed=item.config.option.parity_seed,
-        source=source_hash(registry.kernel(request.cell.kernel)),
-        versions=record.versions(),
-        device=describe(check.device) if check and (ran and request.cell.needs_device) else {},
-        seconds=round(report.duration, 3),
-    )
-
-
-def _words(report: pytest.TestReport) -> str:
-    if report.passed:
-        return ""
-    if report.skipped and isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2]).removeprefix("Skipped: ")
-    return str(report.longreprtext)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Collect records where reports come together: in the only process, or xdist's controller."""
     if not hasattr(session.config, "workerinput"):
-        session.config.pluginmanager.register(_Collector(session.config), "kernel-parity-collector")
-
-
-class _Collector:
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        from harness import record
-
-        for name, value in report.user_properties:
-            if name != _RECORD:
-                continue
-            self._config.stash[RUN].records.append(record.from_json(str(value)))
-            if self._config.option.records:
-                with self._config.option.records.open("a", encoding="utf-8") as file:
-                    file.write(f"{value}\n")
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: object, error: object) -> None:
-        output = getattr(node, "workeroutput", {})
-        cells = (Cell(k, a, Layer(v)) for k, a, v in output.get(_INVENTORY, ()))
-        run = self._config.stash[RUN]
-        run.inventory.update(dict.fromkeys(cells))
-        run.refusal = run.refusal or output.get(_REFUSAL, "")
+        collector = Collector(session.config.stash[RUN], session.config.option.records)
+        session.config.pluginmanager.register(collector, "kernel-parity-collector")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -459,30 +258,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if output is None and run.refusal:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if output is not None:
-        output[_REFUSAL] = run.refusal
-        cells = run.inventory
-        output[_INVENTORY] = [(cell.kernel, cell.arch, str(cell.layer)) for cell in cells]
+        hand_over(run, output)
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Write the verdict table and the totals."""
-    from harness import table
-
-    run = config.stash[RUN]
-    if run.refusal:
-        terminalreporter.write_line(f"ERROR: {run.refusal}", red=True)
-    if not run.records:
-        return
-    results = table.verdicts(run.inventory, run.records)
-    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
-    terminalreporter.section("kernel-parity verdicts")
-    for line in table.lines(results, unicode=unicode):
-        for segment in line:
-            markup = {segment.colour: True} if segment.colour else {}
-            terminalreporter.write(segment.text, **markup)
-        terminalreporter.write("\n")
-    for words in (*table.skips(run.records), *table.unfair(run.records)):
-        terminalreporter.write_line(words)
-    terminalreporter.write_line(table.totals(results))
+    summarize(config.stash[RUN], terminalreporter)
