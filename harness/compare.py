@@ -8,7 +8,7 @@ read again, to say where.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -179,30 +179,16 @@ def compare(
     )
     tally = _measure(operands)
     _check_bounds(tally, expected, magnitude, near_ties)
+    counted = _counted(tally, actual)
     lean = tally.lean if random and operands.steps_tell else 0.0
-    failed = bool(tally.violations or lean)
-    survey = compare_host.survey(operands) if failed else None
-    return Comparison(
-        "budget" if tally.violations or not lean else "bias",
-        tally.total,
-        tally.violations,
-        tally.worst,
-        _unravel(tally.index, actual),
-        tally.actual,
-        tally.expected,
-        bias=tally.bias,
-        where=describe(survey.wrong.view(actual.shape), actual=actual, expected=expected)
-        if survey and tally.violations
-        else "",
-        message="" if tally.violations or not lean else _leaning(tally, lean),
-        bias_sigmas=tally.bias_sigmas,
-        rms=tally.rms,
-        mismatches=tally.mismatches,
-        tiles=tally.tiles,
-        row=survey.row if survey else None,
-        column=survey.column if survey else None,
-        tile=_worst_tile(tally) if failed else None,
-    )
+    if not tally.violations and not lean:
+        return counted
+    survey = compare_host.survey(operands)
+    failed = replace(counted, row=survey.row, column=survey.column, tile=_worst_tile(tally))
+    if not tally.violations:
+        return replace(failed, oracle="bias", message=_leaning(tally, lean))
+    wrong = survey.wrong.view(actual.shape)
+    return replace(failed, where=describe(wrong, actual=actual, expected=expected))
 
 
 def _measure(operands: Operands) -> Tally:
@@ -211,6 +197,24 @@ def _measure(operands: Operands) -> Tally:
 
         return compare_device.measure(operands)
     return compare_host.measure(operands)
+
+
+def _counted(tally: Tally, actual: Tensor) -> Comparison:
+    """What one pass finds out."""
+    return Comparison(
+        "budget",
+        tally.total,
+        tally.violations,
+        tally.worst,
+        _unravel(tally.index, actual),
+        tally.actual,
+        tally.expected,
+        bias=tally.bias,
+        bias_sigmas=tally.bias_sigmas,
+        rms=tally.rms,
+        mismatches=tally.mismatches,
+        tiles=tally.tiles,
+    )
 
 
 def _leaning(tally: Tally, lean: float) -> str:

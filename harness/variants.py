@@ -16,9 +16,10 @@ import torch
 from harness import device as devices
 from harness import judge as judging
 from harness import registry
-from harness.declare import ACCUMULATIONS, InvalidDeclaration, Kernel
+from harness.declare import ACCUMULATIONS, Kernel
 from harness.execute import Observation, build, name_outputs
 from harness.reference import dtype_of, evaluate
+from harness.soundness import InvalidDeclaration, check_word
 from harness.values import FAMILIES
 
 if TYPE_CHECKING:
@@ -96,14 +97,10 @@ def variant(
     families on which it differs from the op by more than rounding. Raises InvalidDeclaration, or
     DuplicateDeclaration naming both places.
     """
-    for what, value, known in (
-        ("accumulates", accumulates, ACCUMULATIONS),
-        ("devices", devices, DEVICES),
-        *(("excludes", family, tuple(FAMILIES)) for family in excludes),
-    ):
-        if value not in known:
-            msg = f"{what}={value!r} of variant {name!r} is unknown; use {', '.join(known)}"
-            raise InvalidDeclaration(msg)
+    check_word("accumulates", accumulates, ACCUMULATIONS, of=f"variant {name!r}")
+    check_word("devices", devices, DEVICES, of=f"variant {name!r}")
+    for family in excludes:
+        check_word("excludes", family, tuple(FAMILIES), of=f"variant {name!r}")
 
     def declare(function: Function) -> Function:
         code = inspect.unwrap(function).__code__

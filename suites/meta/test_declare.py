@@ -179,7 +179,8 @@ def test_a_group_that_breaks_the_case_id_is_refused(word: str) -> None:
 
 
 def test_an_unknown_role_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidDeclaration, match="role='wieght' is unknown; roles: data, weight"):
+    says = r"role='wieght' of tensor\('m'\) is unknown; use data, weight"
+    with pytest.raises(InvalidDeclaration, match=says):
         tensor("m", role="wieght")
 
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import harness
 from harness import op, output, registry, size, tensor
 from harness.case import Case
-from harness.declare import DTYPES, InvalidDeclaration
+from harness.declare import InvalidDeclaration
+from harness.soundness import DTYPES
 from harness.values import (
     FAMILIES,
     Family,
