@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.svdq import nunchaku, nunchaku_layouts
 from kernels.svdq.linear import SVDQW4A4Linear
+from suites.module.svdq_layers import bits, same_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,18 +55,6 @@ def state(dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
         "bias": uniform(N),
         "wcscales": uniform(N),
     }
-
-
-def bits(value: Tensor) -> Tensor:
-    return value.contiguous().flatten().view(torch.uint8)
-
-
-def same_state(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return list(actual) == list(expected) and all(
-        (actual[key].dtype, actual[key].shape) == (value.dtype, value.shape)
-        and torch.equal(bits(actual[key]), bits(value))
-        for key, value in expected.items()
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
