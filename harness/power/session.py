@@ -166,11 +166,12 @@ class LookAtOriginal:
             kernel, arch, seed=options.settings.seed, examples=examples, quick=options.quick
         )
         send((plan, search))
-        watch = _watch(send, send, rules=not options.quick, chosen=self._is_mine)
+        watch = _watch(send, send, rules=not options.quick, chosen=self.takes)
         _default_run(kernel, options, plan, watch)
         _search(kernel, arch, plan, search, watch, exact=True)
 
-    def _is_mine(self, key: Key, position: int) -> bool:
+    def takes(self, key: Key, position: int) -> bool:
+        """Whether a step is of this part: the same in every process."""
         del position
         return zlib.crc32(repr(tuple(key)).encode()) % self.parts == self.part
 

@@ -15,7 +15,6 @@ from harness.check import Settings
 from harness.power import matrix
 from harness.power.campaign import Campaign, NoMutants, Wanted
 from harness.power.matrix import Status
-from harness.power.mutation import AnchorGone
 from harness.power.session import Described, Inventory, Options
 
 if TYPE_CHECKING:
@@ -208,10 +207,3 @@ def test_the_unseen_third_and_a_sample(tmp_path: Path) -> None:
     assert all(mutation.held_out for mutation in held_out)
     assert len(campaign(tmp_path, KERNEL).mutants) == len(tuning) + len(held_out)
     assert len(campaign(tmp_path, KERNEL, count=2).mutants) == 2
-
-
-def test_a_source_that_changed_under_its_mutants_is_an_error(tmp_path: Path) -> None:
-    stale = campaign(tmp_path, KERNEL)
-    mutants = stale.mutants
-    with pytest.raises(AnchorGone):
-        [mutation.apply(KERNEL.replace("_check(x)", "_inspect(x)")) for mutation in mutants]
