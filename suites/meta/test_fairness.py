@@ -90,11 +90,6 @@ def checked(
         )
 
 
-@pytest.fixture(autouse=True)
-def _named_length() -> None:
-    length.__name__ = "length"
-
-
 def test_a_case_beyond_float32_is_dropped_and_counted() -> None:
     with checked(computed) as check:
         check.explore(check.judge_against_reference)

@@ -173,6 +173,7 @@ def test_words_without_a_share_name_one_set_of_indices() -> None:
         assert span.size == sum(hit)
         if not any(word in span.words for word in VAGUE):
             assert named.setdefault(span.words, hit) == hit
+    assert len(named) > 100
 
 
 def test_words_without_a_share_name_one_mask() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_refusal_of_a_legal_case_is_seen_as_such(wrong: str) -> None:
     case = next(iter(habits(wrong, CPU)["one shape"]))
     sizes = tuple((axis, 1 if axis == "m" else size) for axis, size in case.sizes)
     steps: list[Step] = []
-    one = type(case)(**{**case.__dict__, "sizes": sizes})
+    one = replace(case, sizes=sizes)
     run_cases(wrong, CPU, [one], Watch(tell=steps.append, rules=True), check="one row")
     (step,) = steps
     assert step.oracles == ("error",)

@@ -69,15 +69,14 @@ def test_a_nan_out_of_place_is_a_witness() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worse", "kind"),
+    "worse",
     [
-        (with_y(rounded=Errors(4096, 1365.0, 1.12)), "rounded"),
-        (with_y(summed=Errors(4096, 400.0, 4.9)), "summed"),
+        with_y(rounded=Errors(4096, 1365.0, 1.12)),
+        with_y(summed=Errors(4096, 400.0, 4.9)),
     ],
     ids=["rounded", "summed"],
 )
-def test_an_error_beyond_all_of_the_originals_is_a_witness(worse: Step, kind: str) -> None:
-    del kind
+def test_an_error_beyond_all_of_the_originals_is_a_witness(worse: Step) -> None:
     found = compared(worse)
     assert found.difference is Difference.WITNESSED
     assert "original at most" in found.words
