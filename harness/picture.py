@@ -20,7 +20,6 @@ from harness.reference import evaluate
 from harness.tally import Operands, as_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -85,26 +84,24 @@ class Panel:
 def panel(name: str, actual: Tensor, truth: Truth, where: str) -> Panel:
     """The errors of ``actual``, of the shape and dtype that ``truth`` has and not empty."""
     shape = tuple(actual.shape)
-    whole = [
-        None if values is None else as_matrix(values)
-        for values in (actual, truth.expected, truth.scale, truth.near_ties)
-    ]
-    rows, columns = as_matrix(actual).shape
+    left, right, scale = (as_matrix(each) for each in (actual, truth.expected, truth.scale))
+    ties = None if truth.near_ties is None else as_matrix(truth.near_ties)
+    rows, columns = left.shape
     tile = (-(-rows // _TILES), -(-columns // _TILES))
     step = max(1, _BAND // (columns * tile[0])) * tile[0]
     parts = []
     for start in range(0, rows, step):
-        band = [None if values is None else values[start : start + step] for values in whole]
-        parts.append(_tile_maxima(_errors(band, truth), tile).cpu())
+        band = slice(start, start + step)
+        near = None if ties is None else ties[band]
+        units = _errors(truth, left[band], right[band], scale[band], near)
+        parts.append(_tile_maxima(units, tile).cpu())
     return Panel(name, shape, torch.cat(parts), tile, truth.budget is None, where)
 
 
-def _errors(band: Sequence[Tensor | None], truth: Truth) -> Tensor:
+def _errors(
+    truth: Truth, actual: Tensor, expected: Tensor, magnitude: Tensor, near_ties: Tensor | None
+) -> Tensor:
     """Errors of some rows, in units of their budget; of exact outputs the differences."""
-    actual, expected, magnitude, near_ties = band
-    if actual is None or expected is None:
-        msg = "a picture needs actual and expected values"
-        raise ValueError(msg)
     if truth.budget is not None:
         return judged(Operands(actual, expected, magnitude, near_ties, truth.budget)).units
     value, due = actual.double(), expected.double()

@@ -96,14 +96,12 @@ class Campaign:
     def inventory(self) -> Inventory:
         """What is declared; raises CannotLoad."""
         asked = TakeInventory(tuple(module for _, module in self.wanted.modules))
-        for finished in self._run([asked], self.options):
-            for message in finished.messages:
-                if isinstance(message, Inventory):
-                    self._import_harmless(message)
-                    return message
-            raise CannotLoad(_last_line(finished.words))
-        msg = "no inventory was taken"
-        raise CannotLoad(msg)
+        (finished,) = self._run([asked], self.options)
+        for message in finished.messages:
+            if isinstance(message, Inventory):
+                self._import_harmless(message)
+                return message
+        raise CannotLoad(_last_line(finished.words))
 
     @cached_property
     def sources(self) -> dict[str, str]:
@@ -128,7 +126,8 @@ class Campaign:
         if self.wanted.count is not None:
             found = sample(found, self.wanted.count)
         if not found:
-            msg = f"count={self.wanted.count!r}, only={self.wanted.only!r} leave no mutant"
+            asked = f"count={self.wanted.count!r}, only={self.wanted.only!r}"
+            msg = f"{asked} leave no mutant; ask for more"
             raise NoMutants(msg)
         for mutation in found:
             mutation.apply(self.sources[mutation.module])

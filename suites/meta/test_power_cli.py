@@ -200,6 +200,11 @@ def test_a_kernel_without_mutants_is_an_error(tmp_path: Path) -> None:
         _ = campaign(tmp_path, "X = 1\n").mutants
 
 
+def test_a_choice_that_leaves_no_mutant_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NoMutants, match="count=0, only='tuning' leave no mutant; ask for more"):
+        _ = campaign(tmp_path, KERNEL, count=0, only="tuning").mutants
+
+
 def test_the_unseen_third_and_a_sample(tmp_path: Path) -> None:
     tuning = campaign(tmp_path, KERNEL, only="tuning").mutants
     held_out = campaign(tmp_path, KERNEL, only="held-out").mutants
