@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -91,6 +92,17 @@ class Op:
     def groups(self) -> tuple[str, ...]:
         """The optional groups of inputs, in order of appearance."""
         return tuple(dict.fromkeys(s.optional for s in self.inputs.values() if s.optional))
+
+    @property
+    def first_labels(self) -> dict[str, str]:
+        """The label of every parameter's first value."""
+        return {name: next(iter(labels)) for name, labels in self.params.items()}
+
+    def elements(self, sizes: Mapping[str, int]) -> int:
+        """How many elements all inputs and outputs have together at ``sizes``."""
+        shapes = [spec.dims(sizes) for spec in self.inputs.values()]
+        shapes += [spec.dims(sizes) for spec in self.outputs.values()]
+        return sum(math.prod(shape) for shape in shapes)
 
     def param_values(self, labels: Mapping[str, str]) -> dict[str, object]:
         """Values of the parameters from the labels that a case carries."""

@@ -39,12 +39,12 @@ class Scene:
     @property
     def right(self) -> dict[str, Tensor]:
         """The outputs of the reference, rounded to their dtypes."""
-        return {name: _rounded(truth) for name, truth in self.truths.items()}
+        return {name: truth.rounded for name, truth in self.truths.items()}
 
 
 def cases(op: Op, kernel: Kernel, dtype: str) -> list[Case]:
     """Cases of random values: parameters at their first labels, then one for each other label."""
-    first = {name: next(iter(labels)) for name, labels in op.params.items()}
+    first = op.first_labels
     chosen = [first]
     for name, labels in op.params.items():
         chosen += [first | {name: label} for label in list(labels)[1:]]
@@ -85,10 +85,6 @@ def check_case(op: Op, kernel: Kernel, case: Case, device: torch.device) -> str:
 def _scene(op: Op, kernel: Kernel, case: Case, device: torch.device) -> Scene:
     inputs = build(op, case, device).tensors
     return Scene(op, kernel, case, inputs, evaluate(op, kernel, case, inputs))
-
-
-def _rounded(truth: Truth) -> Tensor:
-    return truth.expected.to(truth.budget.dtype if truth.budget else truth.expected.dtype)
 
 
 def _passes(scene: Scene, name: str, actual: Tensor) -> bool:

@@ -74,6 +74,11 @@ class Judgement:
         return tuple(finding.words for finding in self.findings)
 
     @property
+    def oracles(self) -> tuple[str, ...]:
+        """What found something wrong, each once."""
+        return tuple(dict.fromkeys(finding.oracle for finding in self.findings))
+
+    @property
     def worst(self) -> float:
         """The largest error of any output in units of its budget."""
         return max((c.worst for c in self.comparisons.values()), default=0.0)

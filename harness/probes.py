@@ -47,7 +47,7 @@ def base_case(op: Op, kernel: Kernel) -> Case:
         kernel=kernel.name,
         sizes=tuple(sizes.items()),
         dtype=op.dtypes[0],
-        params=tuple((name, next(iter(labels))) for name, labels in op.params.items()),
+        params=tuple(op.first_labels.items()),
     )
 
 

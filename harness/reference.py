@@ -43,6 +43,11 @@ class Truth:
     near_ties: Tensor | None = None
     random: bool = False
 
+    @property
+    def rounded(self) -> Tensor:
+        """What a perfect kernel returns."""
+        return self.expected.to(self.budget.dtype) if self.budget else self.expected
+
 
 def dtype_of(name: str) -> torch.dtype:
     """The torch dtype of that name; raises InvalidReference."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -123,19 +122,13 @@ def _resized(op: Op, case: Case, axis: str, limits: Limits, draw: torch.Generato
     options = []
     for value in table(op.domain.sizes[axis], cap=limits.axis):
         sizes = {**case.size_of, axis: value}
-        fits = _elements(op, sizes) <= max(limits.elements, _elements(op, case.size_of))
+        fits = op.elements(sizes) <= max(limits.elements, op.elements(case.size_of))
         if fits and not op.domain.refusals(sizes):
             options.append(value)
     value_found = _other(options, case.size_of[axis], draw)
     if value_found is None:
         return None
     return replace(case, sizes=tuple({**case.size_of, axis: value_found}.items()))
-
-
-def _elements(op: Op, sizes: Mapping[str, int]) -> int:
-    shapes = [spec.dims(sizes) for spec in op.inputs.values()]
-    shapes += [spec.dims(sizes) for spec in op.outputs.values()]
-    return sum(math.prod(shape) for shape in shapes)
 
 
 def _other(options: Sequence[Option], used: Option, draw: torch.Generator) -> Option | None:

@@ -7,7 +7,6 @@ case gets small on machine code that is already there.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -92,7 +91,7 @@ def size_maps(op: Op, *, limits: Limits) -> st.SearchStrategy[dict[str, int]]:
 
 def _fit(found: dict[str, int], kept: str, op: Op, limits: Limits) -> dict[str, int]:
     fitted = dict(found)
-    while _elements(op, fitted) > limits.elements:
+    while op.elements(fitted) > limits.elements:
         halves = {axis: _half(op.domain.sizes[axis], value) for axis, value in fitted.items()}
         free = [axis for axis in fitted if halves[axis] < fitted[axis]]
         if not free:
@@ -104,12 +103,6 @@ def _fit(found: dict[str, int], kept: str, op: Op, limits: Limits) -> dict[str, 
 
 def _half(size: Size, value: int) -> int:
     return max(size.smallest, value // 2 // size.multiple_of * size.multiple_of)
-
-
-def _elements(op: Op, sizes: dict[str, int]) -> int:
-    shapes = [spec.dims(sizes) for spec in op.inputs.values()]
-    shapes += [spec.dims(sizes) for spec in op.outputs.values()]
-    return sum(math.prod(shape) for shape in shapes)
 
 
 @st.composite

@@ -23,7 +23,7 @@ from harness.soundness import InvalidDeclaration, check_word
 from harness.values import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.declare import Op
     from harness.execute import Call
     from harness.judge import Judgement
+    from harness.reference import Truth
 
 Function = TypeVar("Function", bound="Callable[..., object]")
 DEVICES: Final = ("any", "cuda")
@@ -146,12 +147,16 @@ def judge_each(
         mode: evaluate(op, kernel, case, call.tensors)
         for mode, kernel in {each.accumulates: each.kernel for each in variants}.items()
     }
-    found = {}
-    for each in variants:
-        seen = judging.judge(op, observe(op, each, case, call, device), truths[each.accumulates])
-        kept = tuple(f for f in seen.findings if f.oracle != "launch")
-        found[each] = replace(seen, findings=kept)
-    return found
+    return {
+        each: judge(op, observe(op, each, case, call, device), truths[each.accumulates])
+        for each in variants
+    }
+
+
+def judge(op: Op, seen: Observation, truths: Mapping[str, Truth]) -> Judgement:
+    """Judge what a variant did, of which no launch is asked."""
+    found = judging.judge(op, seen, truths)
+    return replace(found, findings=tuple(f for f in found.findings if f.oracle != "launch"))
 
 
 def observe(op: Op, variant: Variant, case: Case, call: Call, device: torch.device) -> Observation:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import registry, variants
 from harness.execute import build
 from harness.fairness import without_unfair
-from harness.judge import judge
 from harness.power import foreign
 from harness.power.trace import WORDS
 from harness.reference import evaluate
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from harness.case import Case
     from harness.declare import Op
-    from harness.judge import Judgement
     from harness.variants import Variant
 
 
@@ -58,9 +56,8 @@ def _judge(
     call = build(op, case, device)
     truths = evaluate(op, variant.kernel, case, call.tensors)
     seen = variants.observe(op, variant, case, call, device)
-    found = judge(op, seen, truths)
-    kept = tuple(finding for finding in found.findings if finding.oracle != "launch")
-    verdict = without_unfair(op, case, call.tensors, truths, replace(found, findings=kept))
+    judged = variants.judge(op, seen, truths)
+    verdict = without_unfair(op, case, call.tensors, truths, judged)
     rejecting: tuple[str, ...] = ()
     if rules:
         rejecting = (
@@ -74,12 +71,8 @@ def _judge(
         case=case.id,
         family=case.values,
         habit=habit,
-        oracles=_oracles(verdict),
+        oracles=verdict.oracles,
         words=verdict.problems[0][:WORDS] if verdict.problems else "",
         foreign=rejecting,
         unfair=verdict.unfair,
     )
-
-
-def _oracles(verdict: Judgement) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(finding.oracle for finding in verdict.findings))

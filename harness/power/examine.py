@@ -303,10 +303,9 @@ class Unplanned(LookupError):
 
 
 def _judged(judgement: Judgement) -> dict[str, Any]:
-    oracles = tuple(dict.fromkeys(finding.oracle for finding in judgement.findings))
     words = _short(judgement.problems[0]) if judgement.findings else ""
-    facts = [oracle for oracle in oracles if oracle not in TOLERANT]
-    return {"oracles": oracles, "words": words, "outcome": ", ".join(facts)}
+    facts = [oracle for oracle in judgement.oracles if oracle not in TOLERANT]
+    return {"oracles": judgement.oracles, "words": words, "outcome": ", ".join(facts)}
 
 
 def _short(words: str) -> str:

@@ -132,7 +132,7 @@ def habits(kernel: str, arch: str) -> dict[str, tuple[Case, ...]]:
 
     def case(level: int, dtype: str, seed: int) -> Case:
         sizes = {axis: _near(size, level) for axis, size in op.domain.sizes.items()}
-        params = tuple((name, next(iter(labels))) for name, labels in op.params.items())
+        params = tuple(op.first_labels.items())
         return Case(
             kernel=kernel, sizes=tuple(sizes.items()), dtype=dtype, params=params, seed=seed
         )

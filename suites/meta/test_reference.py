@@ -56,12 +56,11 @@ def case_of(name: str, dtype: str, labels: Mapping[str, str]) -> Case:
 
 def cases(name: str, dtype: str) -> Iterator[Case]:
     """The case with every parameter's first value, then one for each other value of each."""
-    params = registry.op(registry.kernel(name).op).params
-    first = {param: next(iter(labels)) for param, labels in params.items()}
-    yield case_of(name, dtype, first)
-    for param, labels in params.items():
+    of = registry.op(registry.kernel(name).op)
+    yield case_of(name, dtype, of.first_labels)
+    for param, labels in of.params.items():
         for label in list(labels)[1:]:
-            yield case_of(name, dtype, first | {param: label})
+            yield case_of(name, dtype, of.first_labels | {param: label})
 
 
 def judged_by(case: Case) -> dict[str, Truth]:
@@ -70,10 +69,6 @@ def judged_by(case: Case) -> dict[str, Truth]:
 
 
 truths_of = functools.cache(judged_by)
-
-
-def correct(truth: Truth) -> Tensor:
-    return truth.expected.to(truth.budget.dtype if truth.budget else truth.expected.dtype)
 
 
 def passes(case: Case, outputs: Mapping[str, Tensor], truths: Mapping[str, Truth]) -> bool:
@@ -85,7 +80,7 @@ def passes(case: Case, outputs: Mapping[str, Tensor], truths: Mapping[str, Truth
 def test_the_rounded_reference_passes(name: str, dtype: str) -> None:
     for case in cases(name, dtype):
         truths = truths_of(case)
-        assert passes(case, {key: correct(truth) for key, truth in truths.items()}, truths)
+        assert passes(case, {key: truth.rounded for key, truth in truths.items()}, truths)
 
 
 @pytest.mark.parametrize(("name", "dtype"), BUNDLED)
@@ -95,14 +90,14 @@ def test_the_rounded_reference_passes_with_values_of_every_family(name: str, dty
     for family in FAMILIES:
         if family not in case.op().excludes:
             truths = truths_of(replace(case, values=family))
-            assert passes(case, {key: correct(truth) for key, truth in truths.items()}, truths)
+            assert passes(case, {key: truth.rounded for key, truth in truths.items()}, truths)
 
 
 @pytest.mark.parametrize(("name", "dtype", "group"), OPTIONAL)
 def test_an_optional_input_changes_the_result(name: str, dtype: str, group: str) -> None:
     case = next(cases(name, dtype))
     without = truths_of(replace(case, without=(group,)))
-    outputs = {key: correct(truth) for key, truth in without.items()}
+    outputs = {key: truth.rounded for key, truth in without.items()}
     assert passes(case, outputs, without)
     assert not passes(case, outputs, truths_of(case))
 
@@ -112,7 +107,7 @@ def test_every_parameter_changes_the_result(name: str, dtype: str) -> None:
     """In some output, in its dtype at least; eps only where the values are small."""
     first, *others = (replace(case, values="tiny") for case in cases(name, dtype))
     for case in others:
-        outputs = {key: correct(truth) for key, truth in truths_of(case).items()}
+        outputs = {key: truth.rounded for key, truth in truths_of(case).items()}
         same = dtype in dict(case.params).values()  # a dtype named that the case has anyway
         assert passes(first, outputs, truths_of(first)) is same, case.id
 
@@ -128,7 +123,7 @@ def evaluated(function: Callable[..., object], **declaration: Any) -> dict[str, 
             kernel=f"{declared.name}.triton",
             sizes=(("m", 2), ("n", 3)),
             dtype="float16",
-            params=tuple((name, next(iter(labels))) for name, labels in declared.params.items()),
+            params=tuple(declared.first_labels.items()),
         )
         x = (torch.arange(6).reshape(2, 3) - 3).half()
         return evaluate(declared, registry.kernel(case.kernel), case, {"x": x})
@@ -290,7 +285,7 @@ def test_a_magnitude_that_forgets_the_absolute_value_is_refused() -> None:
 def judge_alone(truth: Truth) -> None:
     with registry.scratch():
         declared = declare(lambda x: x)
-        seen = Observation({"y": correct(truth)}, None, (LAUNCH,), "", "nan")
+        seen = Observation({"y": truth.rounded}, None, (LAUNCH,), "", "nan")
         judge(declared, seen, {"y": truth})
 
 
