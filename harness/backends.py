@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -64,5 +65,5 @@ def require(name: str) -> ModuleType:
 
 
 def _version(module: ModuleType) -> tuple[int, int]:
-    words = str(getattr(module, "__version__", "0.0")).split(".")
-    return int(words[0]), int(words[1])
+    found = re.match(r"(\d+)\.(\d+)", str(getattr(module, "__version__", "")))
+    return (int(found[1]), int(found[2])) if found else (0, 0)  # which none is known to work

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 Task = TypeVar("Task")
-Send = "Callable[[object], None]"
 
 _POLL_SECONDS: Final = 0.2
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
