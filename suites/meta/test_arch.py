@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.arch import ARCHES, InvalidClaim, admits, claimed, number
+from suites.meta.laws import LAW
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 archs = st.sampled_from(ARCHES)
 claims = st.one_of(
     archs, archs.map(lambda arch: f">={arch}"), archs.map(lambda arch: arch[:-1] + "x")

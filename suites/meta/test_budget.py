@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.budget import UNIT_ROUNDOFF, Budget, InvalidBudget, Term, smallest_subnormal, ulp
+from suites.meta.laws import LAW
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 INFINITY_BITS = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80, torch.float32: 0x7F80_0000}
 HALVES = (torch.float16, torch.bfloat16)
 dtypes = st.sampled_from(tuple(INFINITY_BITS))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,11 +21,11 @@ from harness.buffers import (
     guard_input,
     strides_of,
 )
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 CPU = torch.device("cpu")
 DTYPES = (
     torch.float32,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import kernel, op, output, registry, size, tensor
@@ -15,11 +15,11 @@ from harness.case import Case, InvalidCase, kernel_of, parse
 from harness.registry import UnknownName
 from harness.strategies import cases
 from harness.values import Family
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 CONFIGS = ("default", "64x64_w4", "split-k")
 ID = (
     "gemm.triton/m=3,n=16,k=128,r=32,dtype=bfloat16,alpha=-0.75,out=same,without=lora+bias,"

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.buffers import POISONS, PoisonedAllocations
 from harness.cause import explain
 from harness.locate import describe
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.domain import UNBOUNDED, Domain, InvalidDomain, Size
-
-LAW = settings(derandomize=True, deadline=None, database=None)
+from suites.meta.laws import LAW
 
 
 @st.composite

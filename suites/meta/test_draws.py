@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import draws
 from harness.draws import GROUP
+from suites.meta.laws import LAW
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 seeds = st.integers(0, 2**32)
 

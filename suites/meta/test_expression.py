@@ -6,15 +6,15 @@ import operator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.expression import InvalidExpression, axes, evaluate
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
     "-": operator.sub,

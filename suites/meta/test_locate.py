@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.locate import describe
 from harness.spans import Axis, exact, ordinal
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 ROWS, COLUMNS = slice(None), slice(None)
 VAGUE: Final = ("scattered", "%", " of the ")  # what is said of many masks
 

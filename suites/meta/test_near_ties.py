@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,13 +19,13 @@ from harness.launches import Launch, report_launch
 from harness.near_ties import InvalidCodes, near_tie_mass, near_tie_steps
 from harness.reference import evaluate
 from harness.values import Family
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Generator
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 INT4 = tuple(range(-7, 8))
 E2M1 = (-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6)
 U = 2.0**-24

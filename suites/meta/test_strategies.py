@@ -25,6 +25,7 @@ from harness.strategies import (
     table,
 )
 from harness.values import FAMILIES, Family
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from harness.case import Case
     from harness.declare import Kernel, Op
 
-LAW = settings(derandomize=True, deadline=None, database=None, max_examples=50)
+FEWER = settings(LAW, max_examples=50)
 LAYOUTS = ("contiguous", "rows", "offset")
 SEEDS = range(4)
 CHOICES = {*FAMILIES, "grid"} - {"special"}
@@ -175,7 +176,7 @@ sizes_of_axes = st.builds(
 
 
 @given(st.lists(sizes_of_axes, min_size=1, max_size=3), st.integers(2, 2**15), st.data())
-@LAW
+@FEWER
 def test_a_case_is_within_the_limits_unless_the_smallest_is_not(
     axes: list[Size], elements: int, data: st.DataObject
 ) -> None:
@@ -202,7 +203,7 @@ def pointwise(x: object) -> object:
 
 
 @given(sizes_of_axes, st.integers(0, 5000))
-@LAW
+@FEWER
 def test_a_table_holds_legal_sizes_ascending_from_the_smallest(axis: Size, cap: int) -> None:
     cap = max(cap, axis.smallest)
     found = table(axis, cap=cap)

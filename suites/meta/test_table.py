@@ -6,14 +6,14 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cells import Cell, Evidence, Layer, Verdict
 from harness.record import Record
 from harness.table import COLOURS, GLYPHS, lines, skips, totals, unfair, verdicts
+from suites.meta.laws import LAW
 
-LAW = settings(derandomize=True, deadline=None, database=None)
 CHECKED = ("passed", "failed", "skipped")
 NUMERIC, COMPILE = Layer.NUMERIC, Layer.COMPILE
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import harness
@@ -29,6 +29,7 @@ from harness.values import (
     is_random,
     make,
 )
+from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from harness.declare import Op
 
 ROOT = Path(harness.__file__).parents[1]
-LAW = settings(derandomize=True, deadline=None, database=None)
 INTEGERS = tuple(d for d in DTYPES if not d.startswith(("float", "bfloat")))
 FLOATS = tuple(d for d in DTYPES if d not in INTEGERS)
 ROLES = tuple((role, d) for role in ("data", "weight") for d in DTYPES)
