@@ -10,11 +10,10 @@ import pytest
 from harness.arch import ARCHES, CPU
 from harness.cells import Layer
 from harness.device import present_archs
+from suites.meta.absent import ABSENT, HERE_AND_AWAY
 from suites.meta.users_project import (
-    ABSENT,
     BAD,
     GOOD,
-    HERE_AND_AWAY,
     NUMERIC,
     TOYS,
     Project,

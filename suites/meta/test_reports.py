@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from harness.arch import CPU
+from suites.meta.absent import ABSENT, HERE_AND_AWAY
 from suites.meta.users_project import (
-    ABSENT,
     BAD,
     BOUNDARY,
     GOOD,
-    HERE_AND_AWAY,
     NUMERIC,
     RECORDS,
     Project,

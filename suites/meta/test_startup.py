@@ -26,7 +26,9 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["harness", "harness.plugin", "harness.registry"])
+@pytest.mark.parametrize(
+    "module", ["harness", "harness.plugin", "harness.registry", "suites.meta.conftest"]
+)
 def test_an_import_brings_in_nothing_heavy(module: str) -> None:
     loaded = loaded_after(f"import {module}")
     assert module in loaded

@@ -6,7 +6,8 @@ from typing import Final
 
 from harness.arch import CPU
 from harness.cells import Layer
-from suites.meta.users_project import ABSENT, RECORDS, Project, failure, printed_command, ran
+from suites.meta.absent import ABSENT
+from suites.meta.users_project import RECORDS, Project, failure, printed_command, ran
 
 LAYERS: Final = tuple(f"suites.{layer}.test_{layer}" for layer in Layer if layer != Layer.E2E)
 pytest_plugins = ("pytester",)

@@ -16,14 +16,11 @@ import harness
 from harness import record, registry
 from harness.arch import CPU
 from harness.cells import Cell, Layer
-from harness.check import Check, Settings
-from harness.device import present_archs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT: Final = Path(harness.__file__).parents[1]
-ABSENT: Final = next(arch for arch in ("sm100", "sm120") if arch not in present_archs())
 
 # Options of a run; a case takes no time, since the launches of these kernels are pretended.
 GOOD: Final = "--kernel=double.triton"
@@ -31,7 +28,6 @@ BAD: Final = "--kernel=double.triton.tail"
 ONE_CHECK: Final = "suites.numeric.test_numeric::test_matches_the_reference"
 NUMERIC: Final = ("--pyargs", ONE_CHECK, "-m", CPU, "--cases=12")
 BOUNDARY: Final = ("--pyargs", "suites.boundary", "-m", CPU)
-HERE_AND_AWAY: Final = ("--pyargs", ONE_CHECK, "suites.boundary", "-m", f"{CPU} or {ABSENT}")
 RECORDS: Final = "--records=build/records.jsonl"
 
 TOYS: Final = """
@@ -140,6 +136,8 @@ def imported_late() -> None:
     pytester forgets the modules that were imported in its time, and torch survives no second
     import.
     """
+    from harness.check import Check, Settings
+
     with registry.scratch(), tempfile.TemporaryDirectory() as folder:
         toys = Path(folder, "toys.py")
         toys.write_text(TOYS)
