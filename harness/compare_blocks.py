@@ -1,6 +1,6 @@
 """What a GPU's comparison computes of one element, as Triton functions over blocks.
 
-The screen and the judgement are those of `harness.compare_host`, which describes them.
+The screen and the judgement are those of `harness.compare_elements` and `harness.compare_screen`.
 """
 
 from __future__ import annotations
