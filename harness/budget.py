@@ -155,7 +155,7 @@ class Budget:
 def ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Spacing of ``dtype`` at non-negative float64 ``values``; the subnormal spacing below."""
     normal = values.nan_to_num(0.0, 0.0, 0.0).clamp_min(torch.finfo(dtype).smallest_normal)
-    # Not torch.ldexp, which on another CUDA device than the current one reads illegal memory.
+    # Not torch.ldexp: on a device that is not the current one it was seen to read illegal memory.
     binade = normal.view(torch.int64).bitwise_and(_EXPONENT).view(torch.float64)
     return binade * 2.0 ** -_MANTISSA_BITS[dtype]
 
