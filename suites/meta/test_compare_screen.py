@@ -151,6 +151,20 @@ def test_a_magnitude_beyond_float32_excuses_what_it_bounds_alone() -> None:
         assert found.violations == wrong * actual.numel()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_a_reference_that_rounds_to_infinity_leaves_sums_finite(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    beyond = largest * (1 + 0.2515 * torch.finfo(dtype).eps)  # by half an ulp and a little
+    expected = torch.full(SHAPE, beyond, dtype=torch.float64)
+    assert bool(expected.to(dtype).isinf().all())
+    actual = torch.full(SHAPE, largest, dtype=dtype)
+    budget = Budget(dtype=dtype, terms_summed=4096)
+    found = measure(Operands(actual, expected, None, None, budget))
+    assert found.violations == 0
+    assert math.isfinite(found.squared_steps)
+    assert math.isfinite(found.squared)
+
+
 @pytest.mark.parametrize("bounds", ["", "magnitude", "magnitude, near ties"])
 @pytest.mark.parametrize("dtype", OUTPUTS, ids=str)
 @pytest.mark.parametrize("reference", REFERENCES, ids=str)
@@ -209,8 +223,9 @@ def test_pieces_cover_a_matrix_once_and_keep_to_rows_of_tiles(
 @pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (3, 200_001), (130, 9000)], ids=str)
 def test_a_wrong_element_is_found_in_every_piece(shape: tuple[int, int]) -> None:
     expected = torch.ones(shape)
-    places = [(across.stop - 1, along.stop - 1) for across, along in pieces(*shape)]
-    for chosen in (places, places[:1]):
+    firsts = [(across.start, along.start) for across, along in pieces(*shape)]
+    lasts = [(across.stop - 1, along.stop - 1) for across, along in pieces(*shape)]
+    for chosen in (firsts, lasts, lasts[:1]):
         actual = expected.clone()
         for place in chosen:
             actual[place] = 1.25
