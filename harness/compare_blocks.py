@@ -132,13 +132,16 @@ def _screen_each(
         reach += (near_ties * scale).to(tl.float32)
     total = reach + RULE.own
     # Rounded down a little, so that float32 never puts a reference into the next binade.
-    far = (size * (1 - 2.0**-23) if RULE.float64 else size) + total
+    far = (size + total) * (1 - 2.0**-22)
     binade = (far.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
     allowed = tl.maximum(binade, 2.0) * (RULE.ulp / 4) + total
     allowed += (scale * _subnormal(RULE)).to(tl.float32)
     # One instruction and two products, where even an approximate division takes six.
     root = tl.rsqrt(allowed)
     units = (tl.abs(error) * root) * root
+    if RULE.magnitude or RULE.near_ties:
+        # In units of a subnormal reference a bound may exceed float32: that would clear anything.
+        units = tl.where(reach < float("inf"), units, float("inf"))
     return error, step, reach, units
 
 

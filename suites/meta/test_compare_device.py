@@ -150,3 +150,17 @@ def test_the_screen_lets_nothing_beyond_the_budget_pass(dtype: torch.dtype, shar
     found = tally(Operands(actual, expected, None, None, budget))
     assert found.violations == (share > 1)
     assert found.worst == pytest.approx(share, rel=1e-2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_bound_beyond_float32_in_units_of_a_subnormal_clears_nothing(
+    dtype: torch.dtype, device: str
+) -> None:
+    expected = torch.zeros(SHAPE, dtype=dtype, device=device)
+    actual = torch.zeros(SHAPE, dtype=torch.bfloat16, device=device)
+    magnitude = torch.full(SHAPE, 4.0, dtype=dtype, device=device)
+    actual[20, 30] = 2.0**-10
+    budget = Budget(dtype=torch.bfloat16, terms_summed=1)
+    found = tally(Operands(actual, expected, magnitude, None, budget))
+    assert (found.violations, found.index) == (1, 20 * SHAPE[1] + 30)
