@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.budget import mantissa_bits
+from harness.compare_bits import BLOCK, count_by_bits
 from harness.compare_elements import judged
 from harness.compare_screen import Counts, Screen
 from harness.tally import TILE, Operands, Tally
@@ -107,10 +108,20 @@ def _shares(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
 def _count(whole: Operands, tiles: Tensor) -> Counts:
     counts = Counts()
     screen = Screen(whole)
-    for piece in pieces(*whole.actual.shape):
-        largest = _tiles_of(tiles, *piece)
-        torch.maximum(largest, screen(whole.at(piece), counts), out=largest)
+    for block in pieces(*whole.actual.shape, piece=BLOCK if whole.of_one_dtype else PIECE):
+        part, largest = whole.at(block), _tiles_of(tiles, *block)
+        found = count_by_bits(part, counts) if whole.of_one_dtype else screen(part, counts)
+        if found is None:
+            _screen(part, screen, counts, largest)
+        else:
+            torch.maximum(largest, found, out=largest)
     return counts
+
+
+def _screen(part: Operands, screen: Screen, counts: Counts, tiles: Tensor) -> None:
+    for piece in pieces(*part.actual.shape):
+        largest = _tiles_of(tiles, *piece)
+        torch.maximum(largest, screen(part.at(piece), counts), out=largest)
 
 
 def _tiles_of(tiles: Tensor, across: slice, along: slice) -> Tensor:

@@ -44,6 +44,11 @@ class Operands:
         """Whether float64 takes part, so that float32 arithmetic would lose bits of it."""
         return torch.float64 in {self.actual.dtype, self.expected.dtype}
 
+    @property
+    def of_one_dtype(self) -> bool:
+        """Whether equal bits are all there is to say of an element."""
+        return self.actual.dtype == self.expected.dtype and not self.reach_varies
+
     def at(self, where: tuple[slice | Tensor, ...]) -> Operands:
         """A block of the operands, or some of their elements."""
 
