@@ -17,10 +17,10 @@ from harness.probes import base_case
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.artifact import Artifact
     from harness.case import Case
     from harness.declare import Kernel, Op
     from harness.launches import Launch
-    from harness.triton_aot import Artifact
 
 ALIGNED: Final = 256  # divisible by every tile and by 16: the specialisation of ordinary sizes
 

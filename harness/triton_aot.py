@@ -3,91 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
-import re
-import subprocess
-import tempfile
 import threading
 import warnings
 from collections import OrderedDict
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import arch as arches
-from harness import launches
+from harness import artifact, launches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Artifact", "CompileFailed", "InspectionFailed", "compile_launch"]
+__all__ = ["compile_launch"]
 
-# Bytes of shared memory that one block may ask for: "maximum amount of shared memory per thread
-# block" of the CUDA C++ Programming Guide's table of technical specifications. Triton compares at
-# load time only, so that its compiler alone accepts any size.
-_SHARED_LIMITS = {
-    "sm80": 163 * 1024,
-    "sm86": 99 * 1024,
-    "sm89": 99 * 1024,
-    "sm90": 227 * 1024,
-    "sm100": 227 * 1024,
-    "sm103": 227 * 1024,
-    "sm120": 99 * 1024,
-}
 _TENSOR_MEMORY_COLUMNS = 512  # of one multiprocessor, from sm100 on
 
 _lock = threading.RLock()
 
 
-class CompileFailed(RuntimeError):
-    """A kernel cannot run on an arch: the compiler refuses, or a block lacks what it needs."""
-
-    def __init__(self, kernel: str, arch: str, message: str) -> None:
-        super().__init__(f"{kernel} does not compile for {arch}: {message}")
-        self.kernel = kernel
-        self.arch = arch
-        self.message = message
-
-
-class InspectionFailed(RuntimeError):
-    """The kernel compiled, and the disassembler at hand cannot read the arch."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """Machine code of one kernel for one arch, and what it needs of a multiprocessor.
-
-    ``spill_stores`` and ``spill_loads`` count the SASS instructions that touch local memory
-    (``STL``, ``LDL``): a Triton kernel has nothing there but what did not fit into registers.
-    ``shared_bytes`` is what the launch asks for, without the 1 KiB that the system takes per block.
-    """
-
-    arch: str
-    kernel: str
-    ptx: str
-    cubin: bytes
-    sass: str
-    registers: int
-    shared_bytes: int
-    stack_bytes: int
-    local_bytes: int
-    spill_stores: int
-    spill_loads: int
-    warps: int
-
-    @property
-    def spills(self) -> bool:
-        """Whether a register was ever kept in local memory."""
-        return self.spill_stores + self.spill_loads > 0
-
-    def find(self, pattern: str) -> tuple[str, ...]:
-        """Return the SASS instructions in which a regular expression is found, in order."""
-        wanted = re.compile(pattern)
-        return tuple(line for line in _instructions(self.sass) if wanted.search(line))
-
-
-def compile_launch(launch: launches.Launch, arch: str) -> Artifact:
+def compile_launch(launch: launches.Launch, arch: str) -> artifact.Artifact:
     """Compile what ``launch`` would run on ``arch``, through Triton's own disk cache.
 
     The launch's arguments decide the specialisation, as they do on a device: pointers aligned to 16
@@ -102,9 +37,7 @@ def compile_launch(launch: launches.Launch, arch: str) -> Artifact:
         InspectionFailed: the triton at hand is too old to disassemble for ``arch``.
         ValueError: unknown arch, or a launch that is not Triton's.
     """
-    if arch not in _SHARED_LIMITS:
-        msg = f"arch={arch!r} is not known here; use one of {', '.join(_SHARED_LIMITS)}"
-        raise ValueError(msg)
+    artifact.require_known(arch)
     if launch.backend != "triton":
         msg = f"backend={launch.backend!r} of the launch of {launch} is not 'triton'"
         raise ValueError(msg)
@@ -113,14 +46,14 @@ def compile_launch(launch: launches.Launch, arch: str) -> Artifact:
         compiled = _compile(launch, arch)
     # The compiler's passes raise what they like: RuntimeError, AssertionError, PTXASError...
     except Exception as error:
-        raise CompileFailed(kernel, arch, _message_of(error)) from error
+        raise artifact.CompileFailed(kernel, arch, _message_of(error)) from error
     if compiled is None:
-        raise CompileFailed(
+        raise artifact.CompileFailed(
             kernel, arch, "triton.knobs.runtime.jit_cache_hook vetoed the compilation; unset it"
         )
-    artifact = _inspect(compiled, kernel, arch)
-    _require_fit(artifact, compiled)
-    return artifact
+    made = _inspect(compiled, kernel, arch)
+    _require_fit(made, compiled)
+    return made
 
 
 def _compile(launch: launches.Launch, arch: str) -> Any:
@@ -181,74 +114,23 @@ def _message_of(error: BaseException) -> str:
     return "\n".join(messages)
 
 
-def _inspect(compiled: Any, kernel: str, arch: str) -> Artifact:
-    cubin: bytes = compiled.asm["cubin"]
-    sass = _dump(cubin, arch)
-    usage = _resources(sass)
-    return Artifact(
+def _inspect(compiled: Any, kernel: str, arch: str) -> artifact.Artifact:
+    return artifact.inspect(
+        compiled.asm["cubin"],
         arch=arch,
         kernel=kernel,
-        ptx=compiled.asm["ptx"],
-        cubin=cubin,
-        sass=sass,
-        registers=usage["REG"],
-        shared_bytes=compiled.metadata.shared,
-        stack_bytes=usage["STACK"],
-        local_bytes=usage["LOCAL"],
-        spill_stores=_count(sass, "STL"),
-        spill_loads=_count(sass, "LDL"),
+        symbol=compiled.metadata.name,
         warps=compiled.metadata.num_warps,
+        dynamic_shared=compiled.metadata.shared,
+        ptx=compiled.asm["ptx"],
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _dump(cubin: bytes, arch: str) -> str:
-    from triton import knobs
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(cubin)
-        command = [knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", str(path)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        remedy = (
-            "point triton.knobs.nvidia.cuobjdump and nvdisasm to newer ones, or use a newer triton"
-        )
-        tool = f"cuobjdump {knobs.nvidia.cuobjdump.version}"
-        msg = f"{tool} cannot read {arch}: {done.stderr.strip()}; {remedy}"
-        raise InspectionFailed(msg)
-    return done.stdout
-
-
-def _resources(dump: str) -> dict[str, int]:
-    found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", dump)}
-    missing = {"REG", "STACK", "LOCAL"} - found.keys()
-    if missing:
-        msg = f"cuobjdump -res-usage did not print {sorted(missing)!r}; its output: {dump[:400]!r}"
-        raise InspectionFailed(msg)
-    return found
-
-
-def _instructions(sass: str) -> Iterator[str]:
-    for match in re.finditer(r"/\*[0-9a-f]{4,}\*/\s+([^;]+?)\s*;", sass):
-        yield match.group(1)
-
-
-def _count(sass: str, opcode: str) -> int:
-    pattern = re.compile(rf"^(?:@!?U?P\w+\s+)?{opcode}\b")
-    return sum(pattern.match(line) is not None for line in _instructions(sass))
-
-
-def _require_fit(artifact: Artifact, compiled: Any) -> None:
-    limit = _SHARED_LIMITS[artifact.arch]
-    if artifact.shared_bytes > limit:
-        needs = f"it needs {artifact.shared_bytes} bytes of shared memory, of {limit} in a block"
-        raise CompileFailed(
-            artifact.kernel, artifact.arch, f"{needs}; use smaller tiles or fewer stages"
-        )
+def _require_fit(made: artifact.Artifact, compiled: Any) -> None:
+    artifact.require_fit(made)
     columns = getattr(compiled.metadata, "tmem_size", None) or 0
     if columns > _TENSOR_MEMORY_COLUMNS:
         needs = (
             f"it needs {columns} columns of tensor memory and a block has {_TENSOR_MEMORY_COLUMNS}"
         )
-        raise CompileFailed(artifact.kernel, artifact.arch, f"{needs}; use smaller tiles")
+        raise artifact.CompileFailed(made.kernel, made.arch, f"{needs}; use smaller tiles")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import compilation
+from harness.artifact import CompileFailed, InspectionFailed
 from harness.subjects import Unavailable
-from harness.triton_aot import CompileFailed, InspectionFailed
 
 if TYPE_CHECKING:
     from harness.case import Case

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from harness import compilation, fakes, registry
+from harness.artifact import Artifact
 from harness.boundary import check_probe, check_survival
 from harness.probes import base_case, probes
-from harness.triton_aot import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

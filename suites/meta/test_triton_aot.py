@@ -16,8 +16,9 @@ import triton.language as tl
 from triton.runtime import driver
 
 from harness.arch import ARCHES
+from harness.artifact import Artifact, CompileFailed, InspectionFailed
 from harness.launches import Launch, capture_launches
-from harness.triton_aot import Artifact, CompileFailed, InspectionFailed, compile_launch
+from harness.triton_aot import compile_launch
 
 MATRIX_INSTRUCTIONS = {
     "sm80": r"^HMMA\.16816\.F32",
