@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 ALIGNED: Final = 256  # divisible by every tile and by 16: the specialisation of ordinary sizes
 
 
+# Triton puts nothing else there. CUDA C++ does, and most often where a loop was not unrolled: it
+# costs the same, and the remedy is the same or is a declaration.
+_IN_LOCAL_MEMORY: Final = {
+    "triton": "spilled registers",
+    "cuda": "local memory, for spilled registers or an array that is indexed at run time",
+}
+
+
 class NothingLaunched(RuntimeError):
     """A kernel launched nothing on a legal case, so there is nothing to compile."""
 
@@ -65,18 +73,32 @@ def representative(op: Op, kernel: Kernel, arch: str) -> Iterator[Case]:
 def compile_case(op: Op, kernel: Kernel, case: Case, arch: str) -> Compiled:
     """Compile for ``arch`` all that ``case`` would launch there.
 
-    Raises NothingLaunched, CompileFailed with the compiler's message, or UnsupportedArch.
+    Raises NothingLaunched, CompileFailed with the compiler's message, BackendMissing, or
+    UnsupportedArch.
     """
-    from harness.triton_aot import compile_launch
-
     launches = _launches(op, kernel, case, arch)
-    return Compiled(case, tuple(compile_launch(launch, arch) for launch in launches))
+    return Compiled(case, tuple(_compile(launch, arch) for launch in launches))
+
+
+def _compile(launch: Launch, arch: str) -> Artifact:
+    """By the backend of the launch: a kernel of one backend may launch some of another."""
+    if launch.backend == "triton":
+        from harness import triton_aot
+
+        return triton_aot.compile_launch(launch, arch)
+    if launch.backend == "cuda":
+        from harness import nvrtc
+
+        return nvrtc.compile_launch(launch, arch)
+    msg = f"backend={launch.backend!r} of {launch} is not compiled here; use 'triton' or 'cuda'"
+    raise NotImplementedError(msg)
 
 
 def problems(kernel: Kernel, compiled: Compiled, arch: str) -> list[str]:
     """What is wrong with the machine code: undeclared spills, expected instructions missing."""
+    what = _IN_LOCAL_MEMORY.get(kernel.backend, "local memory")
     found = [
-        f"{a.kernel}: {a.spill_stores} stores and {a.spill_loads} loads of spilled registers"
+        f"{a.kernel}: {a.spill_stores} stores and {a.spill_loads} loads of {what}"
         for a in compiled.artifacts
         if a.spills and not any(arches.admits(claim, arch) for claim in kernel.spills)
     ]

@@ -135,6 +135,13 @@ def on(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device)
 
 
+def current_stream(device: torch.device) -> int:
+    """The handle of the stream that torch launches on, of a CUDA ``device``."""
+    import torch
+
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for ``device``, so that an asynchronous fault surfaces here and not in a neighbour."""
     if device.type == "cuda":

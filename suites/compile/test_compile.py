@@ -8,6 +8,7 @@ import pytest
 
 from harness import compilation
 from harness.artifact import CompileFailed, InspectionFailed
+from harness.backends import BackendMissing
 from harness.subjects import Unavailable
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def test_compiles_to_the_expected_machine_code(parity: Check) -> None:
             made = compilation.compile_case(parity.op, parity.kernel, case, parity.cell.arch)
         except CompileFailed as error:
             return str(error)
-        except InspectionFailed as error:
+        except (BackendMissing, InspectionFailed) as error:
             raise Unavailable(str(error)) from error
         compiled.append(made)
         return "; ".join(compilation.problems(parity.kernel, made, parity.cell.arch))
