@@ -129,11 +129,11 @@ def _compile(source: Source, arch: str, target: str, core: Any, tools: Toolkit) 
             made = program.compile("cubin", name_expressions=(source.kernel,), logs=log)
         # TypeError for an option that there is not; the compiler's own error is no RuntimeError.
         except Exception as error:
-            said = str(error).replace(f"{folder}/", "").strip()
+            said = str(error).replace(f"{folder}/", "").strip("\0\n ")
             msg = f"{type(error).__name__}: {said}"
             raise artifact.CompileFailed(source.kernel, arch, msg) from error
         # Inside the folder's life: its name is cut from the log.
-        said = log.getvalue().replace(f"{folder}/", "")
+        said = log.getvalue().replace(f"{folder}/", "").strip("\0\n ")
     symbol = made.symbol_mapping[source.kernel]
     symbol = symbol.decode() if isinstance(symbol, bytes) else symbol
     return cubins.Binary(bytes(made.code), symbol, said)
