@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _pretended: ContextVar[str | None] = ContextVar("pretended_arch", default=None)
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+_USUAL_MULTIPROCESSORS: Final = 132
 _DELAY: Final = 40_000_000  # clock cycles, about 20 ms: longer than the host takes to launch
 
 
@@ -62,6 +63,22 @@ def require_arch(device: torch.device, claim: str) -> str:
         msg = f"arch={arch!r} is not supported; this kernel claims {claim!r}; use another backend"
         raise UnsupportedArch(msg)
     return arch
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many multiprocessors a CUDA ``device`` has; those of an H100 for what stands for one."""
+    if device.type != "cuda":
+        return _USUAL_MULTIPROCESSORS
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def is_capturing() -> bool:
+    """Whether the current stream records a CUDA graph, which may not load machine code."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def present_archs() -> tuple[str, ...]:

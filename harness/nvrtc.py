@@ -28,12 +28,22 @@ if TYPE_CHECKING:
     from harness.cuda_toolkit import Toolkit
     from harness.kernel_arguments import Kind
 
-__all__ = ["Function", "Source", "compile_launch", "compile_source"]
+__all__ = ["Function", "LaunchedTooLate", "Source", "compile_launch", "compile_source"]
 
 _TARGET: Final = re.compile(r"(sm\d{2,3})([af]?)")
 _OURS: Final = ("arch", "define_macro", "include_path", "name")
 _ENTRY: Final = 1  # the form of an entry on disk; another one is another key
 _FIRST_SPECIFIC: Final = (9, 0)
+
+
+class LaunchedTooLate(RuntimeError):
+    """A kernel was first launched while a CUDA graph was recorded, when it cannot be loaded."""
+
+    def __init__(self, kernel: str) -> None:
+        super().__init__(
+            f"{kernel} is launched for the first time while a CUDA graph is recorded, and cannot "
+            f"be loaded then; make the same call once before the capture"
+        )
 
 
 @dataclass(frozen=True)
@@ -198,6 +208,7 @@ class Function:
             TypeError: an argument of another type or dtype than declared, or their number.
             ValueError: a value, a grid or a block out of range; tensors on no or several GPUs.
             BackendMissing: see `compile_source`, as CompileFailed.
+            LaunchedTooLate: a CUDA graph is being recorded, and the kernel is not loaded yet.
         """
         values = self._values(arguments)
         shape = kernel_arguments.extents(self.name, grid, block)
@@ -240,6 +251,8 @@ class Function:
     def _load(self, where: torch.device, core: Any) -> _Loaded:
         key = (where.index, device.arch_of(where))
         if key not in self._loaded:
+            if device.is_capturing():
+                raise LaunchedTooLate(self.name)
             with self._lock:
                 if key not in self._loaded:
                     made = compile_source(self.source, key[1], folder=self.folder)

@@ -15,23 +15,31 @@ from harness import backends
 if TYPE_CHECKING:
     from kernels.activation.triton import silu_and_mul
     from kernels.norm.triton import rms_norm
+    from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
+    from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
     from kernels.svdq.triton_gemm import svdq_gemm_w4a4
     from kernels.svdq.triton_quantize import svdq_quantize_w4a4_act_fuse_lora
 
+# Where each lives: the backend that it needs, and the module.
 _HOMES: Final = {
-    "rms_norm": "kernels.norm.triton",
-    "silu_and_mul": "kernels.activation.triton",
-    "svdq_gemm_w4a4": "kernels.svdq.triton_gemm",
-    "svdq_quantize_w4a4_act_fuse_lora": "kernels.svdq.triton_quantize",
+    "rms_norm": ("triton", "kernels.norm.triton"),
+    "silu_and_mul": ("triton", "kernels.activation.triton"),
+    "svdq_gemm_w4a4": ("triton", "kernels.svdq.triton_gemm"),
+    "svdq_gemm_w4a4_cuda": ("cuda", "kernels.svdq.cuda_gemm"),
+    "svdq_quantize_w4a4_act_fuse_lora": ("triton", "kernels.svdq.triton_quantize"),
+    "svdq_quantize_w4a4_act_fuse_lora_cuda": ("cuda", "kernels.svdq.cuda_quantize"),
 }
-MODULES: Final = tuple(_HOMES.values())  # every module that declares a kernel
+# Every module that declares a kernel.
+MODULES: Final = tuple(module for _, module in _HOMES.values())
 
 __all__ = [
     "MODULES",
     "rms_norm",
     "silu_and_mul",
     "svdq_gemm_w4a4",
+    "svdq_gemm_w4a4_cuda",
     "svdq_quantize_w4a4_act_fuse_lora",
+    "svdq_quantize_w4a4_act_fuse_lora_cuda",
 ]
 
 
@@ -39,5 +47,6 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         msg = f"module 'kernels' has no attribute {name!r}; it has {', '.join(__all__)}"
         raise AttributeError(msg)
-    backends.require("triton")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    backend, module = _HOMES[name]
+    backends.require(backend)
+    return getattr(importlib.import_module(module), name)

@@ -42,7 +42,17 @@ def _load_triton() -> tuple[Quantize, Gemm]:
     return svdq_quantize_w4a4_act_fuse_lora, svdq_gemm_w4a4
 
 
-BACKENDS = {"triton": Backend(load=_load_triton, install="pip install triton")}
+def _load_cuda() -> tuple[Quantize, Gemm]:
+    from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
+    from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
+
+    return svdq_quantize_w4a4_act_fuse_lora_cuda, svdq_gemm_w4a4_cuda
+
+
+BACKENDS = {
+    "triton": Backend(load=_load_triton, install="pip install triton"),
+    "cuda": Backend(load=_load_cuda, install="pip install 'kernel-parity[cuda]'"),
+}
 
 
 def _check_backend(name: str) -> str:

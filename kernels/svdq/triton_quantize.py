@@ -25,13 +25,8 @@ from torch import Tensor
 
 from harness import device, kernel
 from kernels import contract
+from kernels.svdq.arguments import ARCH, GROUP, check_quantize
 
-ARCH: Final = ">=sm80"
-DTYPES: Final = (torch.float16, torch.bfloat16)
-GROUP: Final = 64
-MAX_M: Final = 2**20
-MAX_K: Final = 65536
-MAX_R: Final = 256
 # Left alone, ptxas may spill around the slow path of a division, a call, to reach a rounder count.
 MAX_REGISTERS: Final = 255
 _GROUP = tl.constexpr(GROUP)
@@ -144,31 +139,11 @@ def _quantize_kernel(
     )
 
 
-def _check(
-    x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
-) -> None:
-    if precision != "int4":
-        msg = f"precision={precision!r} is not implemented in this backend; it has 'int4'"
-        raise NotImplementedError(msg)
-    contract.require_dtype("x", x, DTYPES)
-    contract.require_dtype("lora_down", lora_down, (x.dtype,))
-    contract.require_dtype("smooth", smooth, (x.dtype,))
-    contract.require_shape("x", x, ("m", "k"))
-    m, k = x.shape
-    contract.require_size("m", m, max=MAX_M)
-    contract.require_size("k", k, min=GROUP, max=MAX_K, multiple_of=GROUP)
-    contract.require_shape("lora_down", lora_down, ("k", "r"), k=k)
-    contract.require_size("r", lora_down.shape[1], min=16, max=MAX_R, multiple_of=16)
-    contract.require_shape("smooth", smooth, ("k",), k=k)
-    contract.require_one_device(x=x, lora_down=lora_down, smooth=smooth)
-    contract.require_config(config, CONFIGS)
-
-
 @torch.library.custom_op("kernel_parity::svdq_quantize_w4a4_act_fuse_lora_triton", mutates_args=())
 def _svdq_quantize_w4a4_act_fuse_lora(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(x, lora_down, smooth, precision, config)
+    check_quantize(x, lora_down, smooth, precision, config, configs=CONFIGS)
     device.require_arch(x.device, ARCH)
     (m, k), r = x.shape, lora_down.shape[1]
     codes = torch.empty((m, k // 2), dtype=torch.uint8, device=x.device)
@@ -207,7 +182,7 @@ def _svdq_quantize_w4a4_act_fuse_lora(
 def _fake_svdq_quantize_w4a4_act_fuse_lora(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(x, lora_down, smooth, precision, config)
+    check_quantize(x, lora_down, smooth, precision, config, configs=CONFIGS)
     m, k = x.shape
     return (
         x.new_empty((m, k // 2), dtype=torch.uint8),
@@ -247,7 +222,7 @@ def svdq_quantize_w4a4_act_fuse_lora(
     NotImplementedError for another precision, UnsupportedArch before sm80.
     """
     contract.require_tensors(x=x, lora_down=lora_down, smooth=smooth)
-    _check(x, lora_down, smooth, precision, config)
+    check_quantize(x, lora_down, smooth, precision, config, configs=CONFIGS)
     quantized: tuple[Tensor, Tensor, Tensor] = _svdq_quantize_w4a4_act_fuse_lora(
         x, lora_down, smooth, precision, config
     )

@@ -1,0 +1,484 @@
+// SVDQuant's W4A4 GEMM on warp-level integer tensor cores, Ampere to Blackwell.
+//
+// Tiling. A block owns one tile of BLOCK_M x BLOCK_N outputs, or with `splits` > 1 its share of k.
+// Its warps lie on a grid of WARPS_M x WARPS_N over the tile and WARPS_K over k: the warps of slice s
+// take groups s, s + WARPS_K, ... of every stage, and slice 0 adds the others' sums in the order of
+// their numbers. Tiles are numbered in bands of `band` tile rows, so that blocks that run together
+// share weights in L2. With splits, fp32 sums go to workspace[split][m][n] and a second kernel adds
+// them in the order of the splits. Nothing is added atomically: the bits do not depend on timing.
+//
+// Layout. Activations [m, k/2] and weights [n, k/2] are read as they are, two codes a byte, even k
+// low; there is no private packing, because with 2 or 4 groups a stage a row's piece is 64 or 128
+// contiguous bytes, a whole line. A stage in shared memory is BLOCK_M + BLOCK_N rows of 32 * GROUPS
+// bytes, in chunks of 16; chunk c of row r lies at place c ^ swizzle(r), so that the 8 rows of one
+// matrix load touch all 32 banks. Beside it lie the scales, already fp32: two numbers a row and group
+// (see below), one a column and group. Codes come by asynchronous copies, STAGES - 1 ahead; scales by
+// ordinary loads (their rows are odd multiples of 2 bytes), which wait in registers for one stage.
+//
+// One ldmatrix of 16 rows x 32 bytes is at once the operand of m16n8k64 for 4-bit codes. PATH_S8, for
+// arches where 4-bit products are emulated (sm90 and later), spreads each word to two of bytes, the
+// low nibbles and the high ones, 16 times too large, because a nibble is cheapest to sign-extend by
+// leaving it in the upper half of a byte; two m16n8k32 then replace one m16n8k64, with the even k in
+// one and the odd k in the other. A sum does not care in which order k comes.
+//
+// Order of operations, a group g of 64: the integer sum is exact, and its accumulator starts at the
+// bits of kMagic, so that read as a float it is kMagic + sum: converting integers costs nothing. kMagic
+// is 1.5 * 2^23 / (scale of the spread codes), so their factor of 256 or 16 vanishes too. Then
+//   row = fma(total, ascale, -kMagic * ascale)   which is exactly ascale * sum (24 bits at most),
+//   acc = fma(row, wscale, acc)                  one rounding a group, as for acc + sum * (as * ws).
+// -kMagic * ascale is not finite if ascale is not, or is a bf16 above 2^104: such a block falls back,
+// from then on, to acc = fma(total - kMagic, ascale * wscale, acc). The rest is in low_rank.cuh.
+
+#include "low_rank.cuh"
+
+#ifndef PATH_S8
+#error "define PATH_S8, UNSIGNED, BLOCK_M, BLOCK_N, WARPS_M, WARPS_N, WARPS_K, GROUPS, STAGES, BLOCKS"
+#endif
+
+namespace {
+
+constexpr int kGroupBytes = 32;  // of a row: 64 codes
+constexpr int kThreads = 32 * WARPS_M * WARPS_N * WARPS_K;
+constexpr int kTilesM = BLOCK_M / WARPS_M / 16;  // products that a warp has in a column of its tile
+constexpr int kTilesN = BLOCK_N / WARPS_N / 8;
+constexpr int kPitch = kGroupBytes * GROUPS;
+constexpr int kChunks = kPitch / 16;
+constexpr int kCodeBytes = (BLOCK_M + BLOCK_N) * kPitch;
+constexpr int kScaleBytes = GROUPS * (8 * BLOCK_M + 4 * BLOCK_N);
+constexpr int kStageBytes = kCodeBytes + kScaleBytes;
+constexpr int kWaves = PATH_S8 ? 2 : 1;  // products that make one group
+
+// How many times the integers exceed the sum of codes: 16 for each operand of signed bytes.
+constexpr float kFactor = !PATH_S8 ? 1.0f : UNSIGNED ? 16.0f : 256.0f;
+constexpr float kMagic = 1.5f * 8388608.0f / kFactor;  // last bit 1 / kFactor, room for +-2^22 of them
+constexpr int kMagicBits = !PATH_S8 ? 0x4B400000 : UNSIGNED ? 0x49400000 : 0x47400000;
+
+static_assert(kTilesM * WARPS_M * 16 == BLOCK_M, "BLOCK_M is not whole m16 tiles of the warps");
+static_assert(kTilesN * WARPS_N * 8 == BLOCK_N, "BLOCK_N is not whole n8 tiles of the warps");
+static_assert(kTilesN % 2 == 0, "a matrix load brings two n8 tiles");
+static_assert(GROUPS == 1 || GROUPS == 2 || GROUPS == 4, "the swizzle knows 1, 2 or 4 groups a stage");
+static_assert(GROUPS % WARPS_K == 0, "every slice needs as many groups of a stage");
+static_assert(STAGES >= 2, "a stage is filled while another is read");
+static_assert((WARPS_K - 1) * WARPS_M * WARPS_N * kTilesM * kTilesN * 512 <= STAGES * kStageBytes,
+              "the sums of the slices must fit where the stages were");
+
+// What is finished at once, and how many columns of tiles are held in shared memory for that.
+constexpr int kPieceM = kTilesM < 2 ? kTilesM : 2;
+constexpr int kPieceN = kTilesN < 4 ? kTilesN : 4;
+constexpr bool kInPieces = kTilesM > kPieceM || kTilesN > kPieceN;
+constexpr int kHeldTilesN =
+    WARPS_M * WARPS_N * kTilesM * kTilesN * 512 <= STAGES * kStageBytes ? kTilesN : kPieceN;
+static_assert(!kInPieces || WARPS_M * WARPS_N * kTilesM * kHeldTilesN * 512 <= STAGES * kStageBytes,
+              "the sums to finish must fit where the stages were");
+static_assert(!kInPieces || WARPS_K == 1, "pieces would lie where other slices' sums are");
+static_assert(kTilesM % kPieceM == 0 && kTilesN % kPieceN == 0, "pieces must fill the tile");
+
+// The place in its row at which a chunk of row `row` lies, given as what to exclusive-or it with.
+SVDQ_INLINE int swizzle(int row) { return (row / (8 / kChunks)) % kChunks; }
+
+// One word of 8 codes as the `kWaves` words that products take.
+SVDQ_INLINE void spread(unsigned (&wide)[kWaves], unsigned word, bool is_unsigned) {
+  if constexpr (!PATH_S8) {
+    wide[0] = word;
+  } else if (is_unsigned) {
+    wide[0] = word & 0x0f0f0f0fu;
+    wide[kWaves - 1] = (word >> 4) & 0x0f0f0f0fu;
+  } else {
+    wide[0] = (word << 4) & 0xf0f0f0f0u;
+    wide[kWaves - 1] = word & 0xf0f0f0f0u;
+  }
+}
+
+SVDQ_INLINE void multiply_codes(int (&total)[4], const unsigned (&a)[kWaves][4],
+                                const unsigned (&b)[2][kWaves]) {
+  if constexpr (PATH_S8) {
+    ptx::product_s8(total, a[0], b[0][0], b[1][0]);
+    ptx::product_s8(total, a[kWaves - 1], b[0][kWaves - 1], b[1][kWaves - 1]);
+  } else if constexpr (UNSIGNED) {
+    ptx::product_u4(total, a[0], b[0][0], b[1][0]);
+  } else {
+    ptx::product_s4(total, a[0], b[0][0], b[1][0]);
+  }
+}
+
+using Sums = float[kTilesM][kTilesN][4];
+
+// acc += the products of one group, by one warp. `codes` is the address of the stage's codes.
+template <bool kPlain>
+SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const Float2* ascales, const float* wscales,
+                           int group, int warp_row, int warp_col, int lane) {
+  const int quad = lane / 4, pair = lane % 4;
+  unsigned a[kTilesM][kWaves][4];
+  // Rows of a matrix load differ from `lane`'s by multiples of 8: one swizzle serves them all.
+  const int a_row = warp_row + lane % 16;
+  const unsigned a_at = codes + a_row * kPitch + (((2 * group + lane / 16) ^ swizzle(a_row)) * 16);
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+    unsigned word[4];
+    ptx::load_matrices(word, a_at + 16 * i * kPitch);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      unsigned wide[kWaves];
+      spread(wide, word[e], UNSIGNED);
+#pragma unroll
+      for (int wave = 0; wave < kWaves; ++wave) a[i][wave][e] = wide[wave];
+    }
+  }
+  const int b_row = warp_col + lane / 16 * 8 + lane % 8;
+  const unsigned b_at = codes + (BLOCK_M + b_row) * kPitch +
+                        (((2 * group + lane / 8 % 2) ^ swizzle(BLOCK_M + b_row)) * 16);
+#pragma unroll
+  for (int j = 0; j < kTilesN; j += 2) {
+    unsigned word[4];
+    ptx::load_matrices(word, b_at + 8 * j * kPitch);
+    unsigned b[2][2][kWaves];
+    Float2 wscale[2];
+#pragma unroll
+    for (int odd = 0; odd < 2; ++odd) {
+      spread(b[odd][0], word[2 * odd], false);
+      spread(b[odd][1], word[2 * odd + 1], false);
+      wscale[odd] = *reinterpret_cast<const Float2*>(wscales + group * BLOCK_N + warp_col +
+                                                     8 * (j + odd) + 2 * pair);
+    }
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i) {
+      // Loaded again for every pair of columns: kept, they would be 16 registers too many.
+      const Float2* at = ascales + group * BLOCK_M + warp_row + 16 * i + quad;
+      const Float2 ascale[2] = {at[0], at[8]};
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) {
+        int total[4] = {kMagicBits, kMagicBits, kMagicBits, kMagicBits};
+        multiply_codes(total, a[i], b[odd]);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float value = ptx::as_float(static_cast<unsigned>(total[e]));
+          const Float2 rows = ascale[e / 2];
+          const float column = e % 2 == 0 ? wscale[odd].x : wscale[odd].y;
+          float& sum = acc[i][j + odd][e];
+          if constexpr (kPlain) {
+            sum = ptx::multiply_add(ptx::multiply_add(value, rows.x, rows.y), column, sum);
+          } else {
+            sum = ptx::multiply_add(ptx::add(value, -kMagic), ptx::multiply(rows.x, column), sum);
+          }
+        }
+      }
+    }
+  }
+}
+
+// What one thread brings of every stage from one operand, of kRows rows (or columns, of y): some
+// chunks of codes by asynchronous copy, and some scales by way of registers. All addresses are one
+// pointer, which moves on from step to step, plus multiples of one stride, because the compiler would
+// keep a pointer for each chunk in registers, and spill the sums.
+template <int kRows>
+struct Operand {
+  static constexpr int kRowsAtOnce = kThreads / kChunks;
+  static constexpr int kCopies = (kRows + kRowsAtOnce - 1) / kRowsAtOnce;
+  static constexpr int kGroupsAtOnce = kThreads / kRows;
+  static constexpr int kScales = (GROUPS + kGroupsAtOnce - 1) / kGroupsAtOnce;
+  static_assert(kRowsAtOnce % 8 == 0, "the rows of one thread must share their swizzle");
+  static_assert(kThreads % kRows == 0, "a thread brings the scales of one row");
+
+  const unsigned char* codes;     // the thread's first chunk of the next step to start
+  const unsigned short* scales;   // its first scale of the next step to fetch
+  int code_rows;                  // rows of its first chunk and below
+  bool has_scales;                // its scales' row exists
+  unsigned short waiting[kScales];
+};
+
+template <int kRows>
+SVDQ_INLINE Operand<kRows> operand_at(const unsigned char* codes, const unsigned short* scales,
+                                      int rows, int k, int row, int step) {
+  const int chunk_row = row + ptx::thread() / kChunks, scale_row = row + ptx::thread() % kRows;
+  Operand<kRows> operand;
+  operand.codes = codes + static_cast<long long>(chunk_row) * (k / 2) + step * kPitch +
+                  ptx::thread() % kChunks * 16;
+  operand.scales =
+      scales + static_cast<long long>(step * GROUPS + ptx::thread() / kRows) * rows + scale_row;
+  operand.code_rows = rows - chunk_row;
+  operand.has_scales = scale_row < rows;
+  return operand;
+}
+
+// Starts the copies of the next step, with `groups` groups left, to rows at `stage`; codes outside of
+// the matrix are zeros.
+template <int kRows>
+SVDQ_INLINE void bring_codes(Operand<kRows>& operand, unsigned stage, int groups, int k) {
+  using Shape = Operand<kRows>;
+  const int row = ptx::thread() / kChunks, chunk = ptx::thread() % kChunks;
+  const unsigned place = stage + row * kPitch + ((chunk ^ swizzle(row)) * 16);
+  const unsigned char* from = operand.codes;
+#pragma unroll
+  for (int j = 0; j < Shape::kCopies; ++j) {
+    const bool valid = j * Shape::kRowsAtOnce < operand.code_rows && chunk / 2 < groups;
+    if (kRows % Shape::kRowsAtOnce == 0 || row + j * Shape::kRowsAtOnce < kRows) {
+      ptx::copy_async(place + j * Shape::kRowsAtOnce * kPitch, from, valid);
+    }
+    from += static_cast<long long>(Shape::kRowsAtOnce) * (k / 2);
+  }
+  operand.codes += kPitch;
+}
+
+// Loads the scales of the next step, with `groups` groups left, into registers; outside are zeros.
+template <int kRows>
+SVDQ_INLINE void fetch_scales(Operand<kRows>& operand, int groups, int rows) {
+  using Shape = Operand<kRows>;
+  const unsigned short* from = operand.scales;
+#pragma unroll
+  for (int j = 0; j < Shape::kScales; ++j) {
+    const int group = ptx::thread() / kRows + j * Shape::kGroupsAtOnce;
+    operand.waiting[j] = 0;
+    if (operand.has_scales && group < GROUPS && group < groups) operand.waiting[j] = *from;
+    from += static_cast<long long>(Shape::kGroupsAtOnce) * rows;
+  }
+  operand.scales += static_cast<long long>(GROUPS) * rows;
+}
+
+// Writes the scales that wait in registers; says whether one of them needs the careful sums.
+SVDQ_INLINE bool store_row_scales(const Operand<BLOCK_M>& operand, Float2* scales, int bf16) {
+  bool careful = false;
+#pragma unroll
+  for (int j = 0; j < Operand<BLOCK_M>::kScales; ++j) {
+    const int index = ptx::thread() + j * kThreads;
+    if (index >= GROUPS * BLOCK_M) continue;
+    const float scale = from_half(operand.waiting[j], bf16);
+    const float shift = ptx::multiply(scale, -kMagic);
+    careful = careful || !is_finite(shift);
+    scales[index] = Float2{scale, shift};
+  }
+  return careful;
+}
+
+SVDQ_INLINE void store_column_scales(const Operand<BLOCK_N>& operand, float* scales, int bf16) {
+#pragma unroll
+  for (int j = 0; j < Operand<BLOCK_N>::kScales; ++j) {
+    const int index = ptx::thread() + j * kThreads;
+    if (index < GROUPS * BLOCK_N) scales[index] = from_half(operand.waiting[j], bf16);
+  }
+}
+
+SVDQ_INLINE int after(int stage) { return stage + 1 == STAGES ? 0 : stage + 1; }
+
+// Slice 0 adds the sums of slices 1, 2, ... to its own, in this order.
+SVDQ_INLINE void add_slices(Sums& acc, unsigned char* shared, int warp, int slice, int lane) {
+  constexpr int kWarpsOfSlice = WARPS_M * WARPS_N;
+  float* place = reinterpret_cast<float*>(shared);
+  ptx::block_barrier();  // every warp has read its last stage
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTilesN; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int item = (i * kTilesN + j) * 4 + e;
+        if (slice > 0) {
+          place[(((slice - 1) * kWarpsOfSlice + warp) * kTilesM * kTilesN * 4 + item) * 32 + lane] =
+              acc[i][j][e];
+        }
+      }
+    }
+  }
+  ptx::block_barrier();
+  if (slice > 0) return;
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTilesN; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int item = (i * kTilesN + j) * 4 + e;
+#pragma unroll
+        for (int other = 0; other < WARPS_K - 1; ++other) {
+          acc[i][j][e] = ptx::add(
+              acc[i][j][e],
+              place[((other * kWarpsOfSlice + warp) * kTilesM * kTilesN * 4 + item) * 32 + lane]);
+        }
+      }
+    }
+  }
+}
+
+// Finishes a warp's tile of more than 2 x 4 products piece by piece. The sums pass through shared
+// memory, because a loop cannot index registers, and unrolled it is 12,000 instructions and spills. A
+// lane reads back only what it wrote itself.
+SVDQ_INLINE void finish_in_pieces(const Sums& acc, const Finish& f, unsigned char* shared, int warp,
+                                  int row, int col, int lane) {
+  Float4* place = reinterpret_cast<Float4*>(shared) + warp * kTilesM * kHeldTilesN * 32 + lane;
+  ptx::block_barrier();  // every warp has read its last stage
+#pragma unroll
+  for (int held = 0; held < kTilesN; held += kHeldTilesN) {
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+      for (int j = 0; j < kHeldTilesN; ++j) {
+        const float(&sum)[4] = acc[i][held + j];
+        place[(i * kHeldTilesN + j) * 32] = Float4{{sum[0], sum[1], sum[2], sum[3]}};
+      }
+    }
+#pragma unroll 1
+    for (int piece = 0; piece < kTilesM / kPieceM * (kHeldTilesN / kPieceN); ++piece) {
+      const int first_i = piece / (kHeldTilesN / kPieceN) * kPieceM;
+      const int first_j = piece % (kHeldTilesN / kPieceN) * kPieceN;
+      auto load = [&](float(&sum)[kPieceM][kPieceN][4]) {
+#pragma unroll
+        for (int i = 0; i < kPieceM; ++i) {
+#pragma unroll
+          for (int j = 0; j < kPieceN; ++j) {
+            const Float4 four = place[((first_i + i) * kHeldTilesN + first_j + j) * 32];
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sum[i][j][e] = four.at[e];
+          }
+        }
+      };
+      finish<kPieceM, kPieceN>(load, f, row + 16 * first_i, col + 8 * (held + first_j), lane);
+    }
+  }
+}
+
+// Stores a warp's sums as they are, for the second kernel.
+SVDQ_INLINE void store_partial(const Sums& acc, float* partial, int m, int n, int row, int col,
+                               int lane) {
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTilesN; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int at = row + 16 * i + 8 * half + lane / 4;
+        const int column = col + 8 * j + 2 * (lane % 4);
+        if (at < m && column < n) {
+          *reinterpret_cast<Float2*>(partial + static_cast<long long>(at) * n + column) =
+              Float2{acc[i][j][2 * half], acc[i][j][2 * half + 1]};
+        }
+      }
+    }
+  }
+}
+
+// Where the block's tile begins, and the warp's tile within it.
+struct Place {
+  int row, col, warp_row, warp_col, lane, slice, warp;
+};
+
+SVDQ_INLINE Place place_of(int thread, int m, int n, int band) {
+  const int tile_rows = (m + BLOCK_M - 1) / BLOCK_M, tile_cols = (n + BLOCK_N - 1) / BLOCK_N;
+  const int first = ptx::block_x() / (band * tile_cols) * band;
+  const int in_band = tile_rows - first < band ? tile_rows - first : band;
+  const int number = ptx::block_x() % (band * tile_cols);
+  Place place;
+  place.row = (first + number % in_band) * BLOCK_M;
+  place.col = number / in_band * BLOCK_N;
+  place.lane = thread % 32;
+  place.slice = thread / 32 / (WARPS_M * WARPS_N);
+  place.warp = thread / 32 % (WARPS_M * WARPS_N);
+  place.warp_row = place.warp / WARPS_N * (BLOCK_M / WARPS_M);
+  place.warp_col = place.warp % WARPS_N * (BLOCK_N / WARPS_N);
+  return place;
+}
+
+}  // namespace
+
+// Grid: x = output tiles, y = splits. `workspace` [splits, m, n] is used if there are several.
+SVDQ_KERNEL(kThreads, BLOCKS)
+svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __restrict__ wcodes,
+               const unsigned short* __restrict__ ascales,
+               const unsigned short* __restrict__ wscales, const float* __restrict__ lora_act,
+               const unsigned short* __restrict__ lora_up, const unsigned short* __restrict__ bias,
+               const unsigned short* __restrict__ wcscales, unsigned short* __restrict__ y,
+               float* __restrict__ workspace, int m, int n, int k, int r, float alpha,
+               int scales_bf16, int out_bf16, int band) {
+  SVDQ_SHARED(shared);
+  const Place place = place_of(ptx::thread(), m, n, band);
+  const int slice = place.slice;
+  const int groups = k / 64;
+  const int steps = (groups + GROUPS - 1) / GROUPS;
+  const int share = (steps + ptx::blocks_y() - 1) / ptx::blocks_y();
+  const int from = ptx::block_y() * share;
+  const int until = from + share < steps ? from + share : steps;
+
+  // A stage: rows of codes, columns of codes, two numbers a row and group, one a column and group.
+  const unsigned base = ptx::shared_address(shared);
+  auto codes_of = [&](int stage) { return base + stage * kStageBytes; };
+  auto rows_of = [&](int stage) {
+    return reinterpret_cast<Float2*>(shared + stage * kStageBytes + kCodeBytes);
+  };
+  auto columns_of = [&](int stage) {
+    return reinterpret_cast<float*>(shared + stage * kStageBytes + kCodeBytes +
+                                    8 * BLOCK_M * GROUPS);
+  };
+  Operand<BLOCK_M> acts = operand_at<BLOCK_M>(codes, ascales, m, k, place.row, from);
+  Operand<BLOCK_N> weights = operand_at<BLOCK_N>(wcodes, wscales, n, k, place.col, from);
+  bool careful = false;
+  auto bring = [&](int step, int stage) {
+    if (step < until) {
+      const int left = groups - step * GROUPS;
+      bring_codes(acts, codes_of(stage), left, k);
+      bring_codes(weights, codes_of(stage) + BLOCK_M * kPitch, left, k);
+      fetch_scales(acts, left, m);
+      fetch_scales(weights, left, n);
+    }
+    ptx::close_batch();
+  };
+  auto store_scales = [&](int step, int stage) {
+    if (step < until) {
+      careful |= store_row_scales(acts, rows_of(stage), scales_bf16);
+      store_column_scales(weights, columns_of(stage), scales_bf16);
+    }
+  };
+#pragma unroll 1
+  for (int ahead = 0; ahead < STAGES - 1; ++ahead) {
+    bring(from + ahead, ahead);
+    // The scales of the last of these steps wait in registers until the loop's first round.
+    if (ahead < STAGES - 2) store_scales(from + ahead, ahead);
+  }
+
+  Sums acc;
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTilesN; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc[i][j][e] = 0.0f;
+    }
+  }
+  int read = 0, stored = STAGES - 2, brought = STAGES - 1;  // stages
+#pragma unroll 1
+  for (int step = from; step < until; ++step) {
+    store_scales(step + STAGES - 2, stored);
+    ptx::wait_batches<STAGES - 2>();
+    // After this, the step's codes and scales are there, and the stage of step - 1 is free.
+    careful = ptx::block_barrier_any(careful);
+    bring(step + STAGES - 1, brought);
+#pragma unroll 1
+    for (int turn = 0; turn < GROUPS / WARPS_K; ++turn) {
+      const int group = turn * WARPS_K + slice;
+      if (careful) {
+        add_group<false>(acc, codes_of(read), rows_of(read), columns_of(read), group, place.warp_row,
+                         place.warp_col, place.lane);
+      } else {
+        add_group<true>(acc, codes_of(read), rows_of(read), columns_of(read), group, place.warp_row,
+                        place.warp_col, place.lane);
+      }
+    }
+    read = after(read);
+    stored = after(stored);
+    brought = after(brought);
+  }
+  ptx::wait_batches<0>();
+
+  const int row = place.row + place.warp_row, col = place.col + place.warp_col;
+  if constexpr (WARPS_K > 1) {
+    add_slices(acc, shared, place.warp, place.slice, place.lane);
+    if (place.slice > 0) return;
+  }
+  const Finish f{lora_act, lora_up, bias, wcscales, y, m, n, r, alpha, scales_bf16, out_bf16};
+  if constexpr (kInPieces) {  // a tile so large is never split
+    finish_in_pieces(acc, f, shared, place.warp, row, col, place.lane);
+  } else if (ptx::blocks_y() == 1) {
+    auto load = [&](Sums& sum) { copy_sums(sum, acc); };
+    finish<kTilesM, kTilesN>(load, f, row, col, place.lane);
+  } else {
+    float* partial = workspace + static_cast<long long>(ptx::block_y()) * m * n;
+    store_partial(acc, partial, m, n, row, col, place.lane);
+  }
+}

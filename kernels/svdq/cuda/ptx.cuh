@@ -1,0 +1,163 @@
+// Everything that the kernels ask of the machine beyond plain C++, one wrapper an operation.
+//
+// All inline PTX of this package is in this file. A second implementation of the same names,
+// ptx_host.h, runs the unchanged kernels on a CPU; the comment at a wrapper is the contract that
+// both keep. "Lane" is a thread's place in its warp, `quad = lane / 4`, `pair = lane % 4`.
+// A *collective* must be reached by all 32 lanes of a warp together.
+#pragma once
+
+#ifdef SVDQ_HOST
+#include "ptx_host.h"
+#else
+
+#define SVDQ_KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define SVDQ_INLINE __device__ __forceinline__
+// The block's dynamic shared memory, as bytes.
+#define SVDQ_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+
+namespace ptx {
+
+// ---- places ------------------------------------------------------------------------------------
+
+SVDQ_INLINE int thread() { return static_cast<int>(threadIdx.x); }
+SVDQ_INLINE int block_x() { return static_cast<int>(blockIdx.x); }
+SVDQ_INLINE int block_y() { return static_cast<int>(blockIdx.y); }
+SVDQ_INLINE int block_z() { return static_cast<int>(blockIdx.z); }
+SVDQ_INLINE int blocks_y() { return static_cast<int>(gridDim.y); }
+
+// The 32-bit address of a byte in the block's shared memory; bytes follow each other.
+SVDQ_INLINE unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+// ---- synchronisation ---------------------------------------------------------------------------
+
+// All threads of the block wait for each other; writes to shared memory before are seen after.
+SVDQ_INLINE void block_barrier() { __syncthreads(); }
+
+// A block barrier that tells every thread whether any of them said true.
+SVDQ_INLINE bool block_barrier_any(bool mine) { return __syncthreads_or(mine ? 1 : 0) != 0; }
+
+// The value of the lane whose number differs in the bits of `mask`. Collective.
+SVDQ_INLINE unsigned exchange(unsigned value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+// ---- asynchronous copies -----------------------------------------------------------------------
+
+// Starts to copy 16 bytes from global to shared memory, both aligned to 16; writes 16 zeros, and
+// does not read, if not `valid`. Done, for this thread, only after a wait that covers its batch.
+SVDQ_INLINE void copy_async(unsigned shared, const void* global, bool valid) {
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+
+// Closes a batch: all copies that this thread started since the last one.
+SVDQ_INLINE void close_batch() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most `kOpen` of this thread's newest batches are unfinished.
+template <int kOpen>
+SVDQ_INLINE void wait_batches() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
+}
+
+// ---- matrices from shared memory ---------------------------------------------------------------
+
+// Four matrices of 8 rows of 16 bytes. Lane l gives the address of row l % 8 of matrix l / 8; word i
+// that a lane receives is word `pair` of row `quad` of matrix i. Collective.
+SVDQ_INLINE void load_matrices(unsigned (&word)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(address)
+               : "memory");
+}
+
+// The same matrices of 8 by 8 halves, transposed: word i holds the halves [2 * pair][quad], low, and
+// [2 * pair + 1][quad], high, of matrix i. Collective.
+SVDQ_INLINE void load_matrices_transposed(unsigned (&word)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(address)
+               : "memory");
+}
+
+// ---- matrix products ---------------------------------------------------------------------------
+//
+// sum[16][8] += a[16][k] * b[k][8]. All are collective, and lanes hold, where an "item" is a word:
+//   sum[0..1] = [quad][2 * pair + 0..1], sum[2..3] = [quad + 8][2 * pair + 0..1];
+//   a[0], a[1] = rows quad and quad + 8, word `pair` of the row; a[2], a[3] = those rows, word
+//   pair + 4; b0, b1 = column quad, words pair and pair + 4. A word is 8 codes of 4 bits, 4 bytes,
+//   2 halves or 1 float along k, the lowest k in the lowest bits.
+
+#define SVDQ_INTEGER_PRODUCT(name, instruction)                                             \
+  SVDQ_INLINE void name(int (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {  \
+    asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])                   \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));           \
+  }
+#define SVDQ_FLOAT_PRODUCT(name, instruction)                                                \
+  SVDQ_INLINE void name(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { \
+    asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                    \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));            \
+  }
+
+// k = 64, exact in 32 bits: a and b of signed 4-bit codes.
+SVDQ_INTEGER_PRODUCT(product_s4, "mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32")
+// k = 64, exact in 32 bits: a of unsigned 4-bit codes, b of signed ones.
+SVDQ_INTEGER_PRODUCT(product_u4, "mma.sync.aligned.m16n8k64.row.col.s32.u4.s4.s32")
+// k = 32, exact in 32 bits: a and b of signed bytes.
+SVDQ_INTEGER_PRODUCT(product_s8, "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32")
+// k = 16: halves, products exact, summed in fp32 or a little better, truncating.
+SVDQ_FLOAT_PRODUCT(product_fp16, "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32")
+SVDQ_FLOAT_PRODUCT(product_bf16, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")
+// k = 8: tf32 numbers (floats whose 13 lowest bits are zero), products exact, summed as above.
+SVDQ_FLOAT_PRODUCT(product_tf32, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")
+
+#undef SVDQ_INTEGER_PRODUCT
+#undef SVDQ_FLOAT_PRODUCT
+
+// ---- fp32 arithmetic: IEEE, nearest even, never contracted by the compiler ----------------------
+
+SVDQ_INLINE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+SVDQ_INLINE float multiply(float a, float b) { return __fmul_rn(a, b); }
+SVDQ_INLINE float add(float a, float b) { return __fadd_rn(a, b); }
+SVDQ_INLINE float divide(float a, float b) { return __fdiv_rn(a, b); }
+
+SVDQ_INLINE float as_float(unsigned bits) { return __uint_as_float(bits); }
+SVDQ_INLINE unsigned as_bits(float value) { return __float_as_uint(value); }
+
+// ---- conversions; halves travel as their 16 bits --------------------------------------------------
+
+// fp16 -> fp32, exact.
+SVDQ_INLINE float from_fp16(unsigned short bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
+// fp32 -> fp16, nearest even; beyond 65520 an infinity.
+SVDQ_INLINE unsigned short to_fp16(float value) {
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+// fp32 -> bf16, nearest even.
+SVDQ_INLINE unsigned short to_bf16(float value) {
+  unsigned short bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+// fp32 -> tf32, nearest, ties away from zero; the 13 lowest bits are zero.
+SVDQ_INLINE float to_tf32(float value) {
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return __uint_as_float(bits);
+}
+
+}  // namespace ptx
+#endif

@@ -1,0 +1,233 @@
+"""SVDQuant's W4A4 GEMM in CUDA C++: int4 codes, group scales, bias, low-rank branch.
+
+Tiling, layout and order of operations are told in ``cuda/gemm.cu`` and ``cuda/low_rank.cuh``; which
+tiling, path of the integer product and split of k a launch takes, in ``cuda_policy``. Importing
+this needs neither cuda-core nor NVRTC; the first launch compiles what it launches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from harness import device, kernel
+from harness.nvrtc import Function
+from kernels import contract
+from kernels.svdq.arguments import ARCH, check_gemm
+from kernels.svdq.cuda_policy import GEMM_CONFIGS, GEMM_TILES, choose_gemm, choose_path
+from kernels.svdq.cuda_sources import source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.kernel_arguments import Kind
+
+ALIGNMENT: Final = 16  # bytes that are copied at once
+_FINISH: Final[Mapping[str, Kind]] = {
+    "lora_act": "float32?",
+    "lora_up": "tensor?",
+    "bias": "tensor?",
+    "wcscales": "tensor?",
+    "y": "tensor",
+}
+_SCALARS: Final[Mapping[str, Kind]] = {
+    "r": ctypes.c_int32,
+    "alpha": ctypes.c_float,
+    "scales_bf16": ctypes.c_int32,
+    "out_bf16": ctypes.c_int32,
+}
+_SIZES: Final[Mapping[str, Kind]] = {"m": ctypes.c_int32, "n": ctypes.c_int32}
+_GEMM: Final[Mapping[str, Kind]] = {
+    **{"codes": "uint8", "wcodes": "uint8", "ascales": "tensor", "wscales": "tensor"},
+    **_FINISH,
+    "workspace": "float32?",
+    **_SIZES,
+    "k": ctypes.c_int32,
+    **_SCALARS,
+    "band": ctypes.c_int32,
+}
+_ADD_SPLITS: Final[Mapping[str, Kind]] = {
+    **{"workspace": "float32", "splits": ctypes.c_int32},
+    **_FINISH,
+    **_SIZES,
+    **_SCALARS,
+}
+
+
+@cache
+def _gemm(tile: str, path: str, *, act_unsigned: bool) -> Function:
+    defines = GEMM_TILES[tile].defines(path, act_unsigned=act_unsigned)
+    return Function(source("gemm.cu", "svdq_gemm_w4a4", defines), _GEMM, __name__)
+
+
+@cache
+def _add_splits() -> Function:
+    made = source("gemm_add_splits.cu", "svdq_gemm_w4a4_add_splits")
+    return Function(made, _ADD_SPLITS, __name__)
+
+
+def _check(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    wcscales: Tensor | None,
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
+    out_dtype: torch.dtype | None,
+    config: str | None,
+) -> None:
+    check_gemm(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config, configs=GEMM_CONFIGS,
+    )  # fmt: skip
+    wide = {"codes": codes, "wcodes": wcodes, "lora_act": lora_act, "lora_up": lora_up}
+    narrow = {"ascales": ascales, "wscales": wscales, "bias": bias, "wcscales": wcscales}
+    for tensors, alignment in ((wide, ALIGNMENT), (narrow, 1)):
+        for name, value in tensors.items():
+            if value is not None:
+                contract.require_contiguous(name, value, alignment=alignment)
+
+
+@torch.library.custom_op("kernel_parity::svdq_gemm_w4a4_cuda", mutates_args=())
+def _svdq_gemm_w4a4_cuda(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    wcscales: Tensor | None,
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
+    out_dtype: torch.dtype | None,
+    config: str | None,
+) -> Tensor:
+    _check(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config,
+    )  # fmt: skip
+    contract.require_address(
+        ALIGNMENT, codes=codes, wcodes=wcodes, lora_act=lora_act, lora_up=lora_up
+    )
+    path, _ = choose_path(device.require_arch(codes.device, ARCH))
+    m, n, k = codes.shape[0], wcodes.shape[0], codes.shape[1] * 2
+    y = torch.empty((m, n), dtype=out_dtype or ascales.dtype, device=codes.device)
+    if m == 0:
+        return y
+    name = config or choose_gemm(m, n, k, device.multiprocessors(codes.device))[0]
+    tile, splits = GEMM_CONFIGS[name].tile, GEMM_CONFIGS[name].splits
+    # Partial sums, each written whole before the second kernel reads them: nothing persists.
+    workspace = None
+    if splits > 1:
+        workspace = torch.empty((splits, m, n), dtype=torch.float32, device=codes.device)
+    finish = (lora_act, lora_up, bias, wcscales, y)
+    halves = (int(ascales.dtype is torch.bfloat16), int(y.dtype is torch.bfloat16))
+    scalars = (0 if lora_act is None else lora_act.shape[1], alpha, *halves)
+    _gemm(GEMM_CONFIGS[name].name, path, act_unsigned=act_unsigned).launch(
+        *(codes, wcodes, ascales, wscales, *finish, workspace, m, n, k, *scalars, tile.band),
+        grid=(tile.tiles(m, n), splits),
+        block=tile.threads,
+        shared_bytes=tile.shared_bytes,
+    )
+    if workspace is not None:
+        _add_splits().launch(
+            *(workspace, splits, *finish, m, n, *scalars),
+            grid=(-(-m // 16), -(-n // 64)),
+            block=128,
+        )
+    return y
+
+
+@_svdq_gemm_w4a4_cuda.register_fake
+def _fake_svdq_gemm_w4a4(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    wcscales: Tensor | None,
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
+    out_dtype: torch.dtype | None,
+    config: str | None,
+) -> Tensor:
+    _check(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config,
+    )  # fmt: skip
+    return ascales.new_empty((codes.shape[0], wcodes.shape[0]), dtype=out_dtype)
+
+
+@kernel(
+    "svdq_gemm_w4a4",
+    backend="cuda",
+    arch=ARCH,
+    torch_op="kernel_parity::svdq_gemm_w4a4_cuda",
+    configs=tuple(GEMM_CONFIGS),
+    accumulates="tensor_core",  # the low-rank branch does; sums of codes are exact
+    instructions={
+        "sm8x": r"\bIMMA\.16864\.[SU]4\.S4\b",
+        ">=sm90": r"\bIMMA\.16832\.S8\.S8\b",
+    },
+    emulated=False,
+)
+def svdq_gemm_w4a4_cuda(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    *,
+    lora_act: Tensor | None = None,
+    lora_up: Tensor | None = None,
+    bias: Tensor | None = None,
+    alpha: float = 1.0,
+    wcscales: Tensor | None = None,
+    act_unsigned: bool = False,
+    out_dtype: torch.dtype | None = None,
+    config: str | None = None,
+) -> Tensor:
+    """``alpha * dequant(codes) @ dequant(wcodes)^T * wcscales + bias + lora_act @ lora_up^T``.
+
+    ``codes [m, k/2]`` and ``wcodes [n, k/2]`` are uint8, two signed int4 a byte, even k low (the
+    activations 0..15 if ``act_unsigned``). ``ascales [k/64, m]`` and ``wscales [k/64, n]`` are
+    float16 or bfloat16, and ``lora_up [n, r]``, ``bias [n]`` and ``wcscales [n]`` are of the same
+    dtype; ``lora_act [m, r]`` is float32. All are contiguous, and codes and low-rank factors begin
+    at a multiple of 16 bytes. Returns contiguous ``[m, n]`` in ``out_dtype``, or the dtype of the
+    scales if None; float16 saturates at +-65504. ``config`` names one of ``GEMM_CONFIGS``; None
+    leaves the choice to ``choose_gemm``.
+
+    The first call of a configuration compiles it and loads it, about a second without the cache on
+    disk; recording a CUDA graph needs such a call before.
+
+    Raises:
+        TypeError: a dtype.
+        ValueError: a shape, strides, an alignment, a device or a value.
+        UnsupportedArch: an arch before sm80.
+        BackendMissing: cuda-core or NVRTC; says what to install.
+        CompileFailed: with the compiler's log.
+        LaunchedTooLate: the first call of a configuration is made in a graph's capture.
+
+    """
+    contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
+    optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
+    contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
+    _check(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config,
+    )  # fmt: skip
+    y: Tensor = _svdq_gemm_w4a4_cuda(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config,
+    )  # fmt: skip
+    return y

@@ -1,0 +1,235 @@
+"""Which path, tiling and split of k a launch of the CUDA W4A4 kernels takes, and why, in words.
+
+Pure functions of sizes and arch. Every choice is a name in ``GEMM_CONFIGS`` or
+``QUANTIZE_CONFIGS``, so a test that visits the tables has visited all that a policy can choose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from kernels.svdq.arguments import GROUP
+
+S4_ARCHES: Final = ("sm80", "sm86", "sm89")  # m16n8k64.s4 is native; later emulated, 20 x slower
+MAX_PIECE_RANKS: Final = 64  # of lora_down in one block of the quantizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmTile:
+    """A tiling of gemm.cu.
+
+    The block's rows and columns of the output, its grid of warps, groups of 64 a stage, stages,
+    tile rows a band, and blocks that share a multiprocessor's registers.
+    """
+
+    block_m: int
+    block_n: int
+    warps_m: int
+    warps_n: int
+    warps_k: int
+    groups: int
+    stages: int
+    band: int
+    blocks: int = 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps_m * self.warps_n * self.warps_k
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block: rows of codes, 8 bytes a row's scale, 4 a column's."""
+        codes = (self.block_m + self.block_n) * (GROUP // 2)
+        return self.stages * self.groups * (codes + 8 * self.block_m + 4 * self.block_n)
+
+    def tiles(self, m: int, n: int) -> int:
+        """Tiles of an output ``[m, n]``."""
+        return -(-m // self.block_m) * -(-n // self.block_n)
+
+    def steps(self, k: int) -> int:
+        """Stages that a block without split fills one after the other."""
+        return -(-k // (GROUP * self.groups))
+
+    def defines(self, path: str, *, act_unsigned: bool) -> dict[str, int]:
+        """The macros that make gemm.cu this tiling."""
+        return {
+            "PATH_S8": int(path == "s8"),
+            "UNSIGNED": int(act_unsigned),
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "WARPS_M": self.warps_m,
+            "WARPS_N": self.warps_n,
+            "WARPS_K": self.warps_k,
+            "GROUPS": self.groups,
+            "STAGES": self.stages,
+            "BLOCKS": self.blocks,
+        }
+
+
+# fmt: off
+GEMM_TILES: Final = {
+    "m16n32": GemmTile(block_m=16, block_n=32, warps_m=1, warps_n=1, warps_k=4, groups=4, stages=8, band=1),  # noqa: E501
+    "m16n64": GemmTile(block_m=16, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=6, band=1),  # noqa: E501
+    "m32n64": GemmTile(block_m=32, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=4, band=1),  # noqa: E501
+    "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4),  # noqa: E501
+    "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
+    "m128n128": GemmTile(block_m=128, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
+}
+# fmt: on
+_SPLITS: Final = {
+    "m16n32": (1, 2, 4, 8),
+    "m16n64": (1, 2, 4, 8),
+    "m32n64": (1, 2, 4, 8),
+    "m64n64": (1, 2, 4),
+    "m64n128": (1,),
+    "m128n128": (1,),  # finishes in pieces, which no second kernel can take over
+}
+
+
+@dataclass(frozen=True)
+class GemmConfig:
+    """A tiling, by its name in ``GEMM_TILES``, and the number of blocks that share a tile's k."""
+
+    name: str
+    splits: int
+
+    @property
+    def tile(self) -> GemmTile:
+        """The tiling."""
+        return GEMM_TILES[self.name]
+
+
+def _named(tile: str, splits: int) -> str:
+    return tile if splits == 1 else f"{tile}_k{splits}"
+
+
+GEMM_CONFIGS: Final = {
+    _named(name, splits): GemmConfig(name, splits)
+    for name, allowed in _SPLITS.items()
+    for splits in allowed
+}
+
+
+def choose_path(arch: str) -> tuple[str, str]:
+    """The integer product that is native on ``arch``, ``s4`` or ``s8``, and why."""
+    if arch in S4_ARCHES:
+        return "s4", f"{arch} multiplies 4-bit codes natively"
+    return "s8", f"{arch} emulates 4-bit products; bytes are native"
+
+
+def choose_gemm(m: int, n: int, k: int, multiprocessors: int) -> tuple[str, str]:
+    """The name of the tiling and split of k for an output ``[m, n]``, and why.
+
+    The rank does not weigh: the low-rank branch costs the same per output in every tiling.
+    """
+    choose = _short_tile if m <= 64 else _tall_tile
+    tile, why = choose(m, n, multiprocessors)
+    splits, because = _splits(tile, m, n, k, multiprocessors)
+    return _named(tile, splits), f"{why}; {because}"
+
+
+def _short_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
+    if m > 32:
+        return "m64n64", f"m={m} fits one tile row of 64"
+    if m > 16:
+        return "m32n64", f"m={m} fits one tile row of 32: weights are read once"
+    if GEMM_TILES["m16n64"].tiles(m, n) >= multiprocessors // 2:
+        return "m16n64", f"m={m} fits 16 rows; n={n} makes tiles of 64 for half the GPU or more"
+    return "m16n32", f"m={m} fits 16 rows; n={n} needs narrow tiles to occupy the GPU"
+
+
+def _tall_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
+    # A tile costs about the same per output in all of these; the last, part-filled wave decides.
+    for name, waves in (("m128n128", 2), ("m64n128", 1)):
+        tiles = GEMM_TILES[name].tiles(m, n)
+        if tiles >= waves * multiprocessors:
+            return name, f"m={m}, n={n} make {tiles} tiles, enough for {waves} wave(s)"
+    return "m64n64", f"m={m}, n={n} make fewer tiles of 64x128 than there are multiprocessors"
+
+
+def _splits(tile: str, m: int, n: int, k: int, multiprocessors: int) -> tuple[int, str]:
+    """Blocks double until there is one for every multiprocessor; a share keeps 8 steps or more."""
+    blocks, steps = GEMM_TILES[tile].tiles(m, n), GEMM_TILES[tile].steps(k)
+    splits = 1
+    for more in _SPLITS[tile]:
+        # Twice as many blocks pay for the second kernel only if half the GPU stands idle.
+        if blocks * splits * 2 <= multiprocessors and steps // more >= 8:
+            splits = more
+    if splits == 1:
+        return 1, f"{blocks} tile(s) of {steps} steps, not split"
+    return splits, f"{blocks} tile(s) leave multiprocessors idle: k in {splits} shares"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """A tiling of quantize.cu: warps over rows and over k, stages, and blocks that share k."""
+
+    warps_m: int
+    warps_k: int
+    stages: int
+    splits: int
+
+    @property
+    def block_m(self) -> int:
+        """Rows of a block."""
+        return 16 * self.warps_m
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps_m * self.warps_k
+
+    def shared_bytes(self, r: int) -> int:
+        """Dynamic shared memory of a block: rows of lora_down, each with 16 bytes for the banks."""
+        return self.stages * self.warps_k * GROUP * (16 * rank_tiles(r) + 16)
+
+    def defines(self, r: int, *, bf16: bool) -> dict[str, int]:
+        """The macros that make quantize.cu this tiling."""
+        return {
+            "BF16": int(bf16),
+            "WARPS_M": self.warps_m,
+            "WARPS_K": self.warps_k,
+            "RANK_TILES": rank_tiles(r),
+            "STAGES": self.stages,
+        }
+
+
+def rank_tiles(r: int) -> int:
+    """Tiles of 8 ranks that one block of the quantizer sums; more ranks take more blocks."""
+    return 2 if r <= 16 else 4 if r <= 32 else MAX_PIECE_RANKS // 8
+
+
+def rank_pieces(r: int) -> int:
+    """Blocks that share the ranks of one row tile: the quantizer's third grid axis."""
+    return -(-r // MAX_PIECE_RANKS)
+
+
+QUANTIZE_CONFIGS: Final = {
+    **{
+        _named("m16k4", splits): QuantizeConfig(warps_m=1, warps_k=4, stages=2, splits=splits)
+        for splits in (1, 2, 4, 8, 16, 32)
+    },
+    **{
+        _named("m64k1", splits): QuantizeConfig(warps_m=4, warps_k=1, stages=3, splits=splits)
+        for splits in (1, 2, 4, 8)
+    },
+}
+
+
+def choose_quantize(m: int, k: int, r: int, multiprocessors: int) -> tuple[str, str]:
+    """The name of the tiling for ``x [m, k]`` and rank ``r``, and why."""
+    tile = "m16k4" if m <= 64 else "m64k1"
+    shape = QUANTIZE_CONFIGS[tile]
+    blocks = -(-m // shape.block_m) * rank_pieces(r)
+    steps = -(-k // (GROUP * shape.warps_k))
+    # Steps of a share: with fewer it is all latency, and a workspace to be read back.
+    least = 1 if m <= 64 else 4
+    splits = 1
+    for more in (2, 4, 8, 16, 32):
+        known = _named(tile, more) in QUANTIZE_CONFIGS
+        if known and blocks * more <= 4 * multiprocessors and steps // more >= least:
+            splits = more
+    why = f"m={m}, r={r} make {blocks} block(s) of {steps} steps: k in {splits} share(s)"
+    return _named(tile, splits), why
