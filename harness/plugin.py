@@ -159,7 +159,7 @@ def _request(item: pytest.Item) -> Request | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs an arch, or any GPU, that is not here, with the reason."""
+    """Skip what needs an arch, any GPU or a kernel language that is not here, with the reason."""
     request, any_gpu = _request(item), item.get_closest_marker("gpu")
     if not any_gpu and (request is None or not request.cell.needs_device):
         return
@@ -171,6 +171,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if request is not None and request.cell.arch not in here:
         machine = ", ".join(here) or "no GPU"
         pytest.skip(f"{request.cell.arch} is not on this machine, which has {machine}")
+    if request is not None and (missing := _missing_backend(request.cell.kernel)):
+        pytest.skip(missing)
+
+
+def _missing_backend(kernel: str) -> str:
+    """Why a kernel's language cannot be used here, and what to install; empty if it can."""
+    from harness import backends, registry
+
+    try:
+        backends.require(registry.kernel(kernel).backend)
+    except backends.BackendMissing as error:
+        return str(error)
+    return ""
 
 
 @pytest.hookimpl(wrapper=True)
