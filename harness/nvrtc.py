@@ -42,7 +42,7 @@ class LaunchedTooLate(RuntimeError):
     def __init__(self, kernel: str) -> None:
         super().__init__(
             f"{kernel} is launched for the first time while a CUDA graph is recorded, and cannot "
-            f"be loaded then; make the same call once before the capture"
+            f"be loaded then; call `load`, or make the same call once, before the capture"
         )
 
 
@@ -235,6 +235,13 @@ class Function:
             self._allow(loaded, shared_bytes, where)
             handle = device.current_stream(where) if stream is None else stream
             core.launch(_Stream(handle), config, loaded.kernel, *map(_passed, values))
+
+    def load(self, where: torch.device) -> None:
+        """Compile and load for a CUDA device, with its index, ahead of the first launch."""
+        core = backends.require("cuda")
+        with device.on(where):
+            core.Device(where.index).set_current()
+            self._load(where, core)
 
     def _values(self, arguments: tuple[object, ...]) -> list[Any]:
         if len(arguments) != len(self.parameters):

@@ -55,28 +55,41 @@ def require_shape(name: str, value: Tensor, axes: Sequence[str], **sizes: int) -
             raise ValueError(msg)
 
 
-def require_contiguous(name: str, value: Tensor, *, alignment: int = 1) -> None:
-    """Raise ValueError unless the tensor is contiguous and begins at ``alignment`` bytes.
-
-    Where its storage begins is not asked: a fake cannot know. See `require_address`.
-    """
+def require_contiguous(name: str, value: Tensor) -> None:
+    """Raise ValueError unless the tensor is contiguous."""
     if not value.is_contiguous():
-        msg = f"{name} has strides {list(value.stride())}; this backend reads it as it lies in "
-        raise ValueError(f"{msg}memory: pass {name}.contiguous()")
+        msg = (
+            f"{name} has strides {list(value.stride())}; this backend reads it as it lies in "
+            f"memory: pass {name}.contiguous()"
+        )
+        raise ValueError(msg)
+
+
+def require_aligned(name: str, value: Tensor, alignment: int) -> None:
+    """Raise ValueError unless the tensor begins at a multiple of ``alignment`` bytes.
+
+    Counted from the begin of its storage: a fake has no address. See `require_addresses`.
+    """
     if value.storage_offset() * value.element_size() % alignment:
-        msg = f"{name} begins {value.storage_offset()} elements into its storage, which is not a "
-        raise ValueError(f"{msg}multiple of {alignment} bytes; pass {name}.clone()")
+        msg = (
+            f"{name} begins {value.storage_offset()} elements into its storage, which is not a "
+            f"multiple of {alignment} bytes; pass {name}.clone()"
+        )
+        raise ValueError(msg)
 
 
-def require_address(alignment: int, **tensors: Tensor | None) -> None:
+def require_addresses(alignment: int, **tensors: Tensor | None) -> None:
     """Raise ValueError unless each tensor that is given lies at a multiple of ``alignment`` bytes.
 
-    For real tensors only: a fake has no address.
+    For real tensors only, whose storage may begin anywhere if another library made it.
     """
     for name, value in tensors.items():
         if value is not None and value.data_ptr() % alignment:
-            msg = f"{name} lies at address {value.data_ptr():#x}, which is not a multiple of "
-            raise ValueError(f"{msg}{alignment} bytes; pass {name}.clone()")
+            msg = (
+                f"{name} lies at address {value.data_ptr():#x}, which is not a multiple of "
+                f"{alignment} bytes; pass {name}.clone()"
+            )
+            raise ValueError(msg)
 
 
 def require_size(

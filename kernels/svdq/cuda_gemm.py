@@ -42,7 +42,10 @@ _SCALARS: Final[Mapping[str, Kind]] = {
 }
 _SIZES: Final[Mapping[str, Kind]] = {"m": ctypes.c_int32, "n": ctypes.c_int32}
 _GEMM: Final[Mapping[str, Kind]] = {
-    **{"codes": "uint8", "wcodes": "uint8", "ascales": "tensor", "wscales": "tensor"},
+    "codes": "uint8",
+    "wcodes": "uint8",
+    "ascales": "tensor",
+    "wscales": "tensor",
     **_FINISH,
     "workspace": "float32?",
     **_SIZES,
@@ -51,7 +54,8 @@ _GEMM: Final[Mapping[str, Kind]] = {
     "band": ctypes.c_int32,
 }
 _ADD_SPLITS: Final[Mapping[str, Kind]] = {
-    **{"workspace": "float32", "splits": ctypes.c_int32},
+    "workspace": "float32",
+    "splits": ctypes.c_int32,
     **_FINISH,
     **_SIZES,
     **_SCALARS,
@@ -90,10 +94,11 @@ def _check(
     )  # fmt: skip
     wide = {"codes": codes, "wcodes": wcodes, "lora_act": lora_act, "lora_up": lora_up}
     narrow = {"ascales": ascales, "wscales": wscales, "bias": bias, "wcscales": wcscales}
-    for tensors, alignment in ((wide, ALIGNMENT), (narrow, 1)):
-        for name, value in tensors.items():
-            if value is not None:
-                contract.require_contiguous(name, value, alignment=alignment)
+    for name, value in {**wide, **narrow}.items():
+        if value is not None:
+            contract.require_contiguous(name, value)
+            if name in wide:
+                contract.require_aligned(name, value, ALIGNMENT)
 
 
 @torch.library.custom_op("kernel_parity::svdq_gemm_w4a4_cuda", mutates_args=())
@@ -115,7 +120,7 @@ def _svdq_gemm_w4a4_cuda(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config,
     )  # fmt: skip
-    contract.require_address(
+    contract.require_addresses(
         ALIGNMENT, codes=codes, wcodes=wcodes, lora_act=lora_act, lora_up=lora_up
     )
     path, _ = choose_path(device.require_arch(codes.device, ARCH))

@@ -35,13 +35,23 @@ ALIGNMENT: Final = 16  # bytes that are read at once
 ROW_MULTIPLE: Final = 8  # elements between rows of x: 16 bytes
 PAIRS: Final = 256  # of neighbouring sums in a block of the second kernel
 _QUANTIZE: Final[Mapping[str, Kind]] = {
-    **{"x": "tensor", "lora_down": "tensor", "smooth": "tensor"},
-    **{"codes": "uint8", "ascales": "tensor", "sums": "float32"},
-    **{"m": ctypes.c_int32, "k": ctypes.c_int32, "r": ctypes.c_int32, "x_row": ctypes.c_int64},
+    "x": "tensor",
+    "lora_down": "tensor",
+    "smooth": "tensor",
+    "codes": "uint8",
+    "ascales": "tensor",
+    "sums": "float32",
+    "m": ctypes.c_int32,
+    "k": ctypes.c_int32,
+    "r": ctypes.c_int32,
+    "x_row": ctypes.c_int64,
 }
 _ADD_SPLITS: Final[Mapping[str, Kind]] = {
-    **{"workspace": "float32", "splits": ctypes.c_int32, "lora_act": "float32"},
-    **{"m": ctypes.c_int32, "r": ctypes.c_int32},
+    "workspace": "float32",
+    "splits": ctypes.c_int32,
+    "lora_act": "float32",
+    "m": ctypes.c_int32,
+    "r": ctypes.c_int32,
 }
 
 
@@ -65,8 +75,8 @@ def _check(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
 ) -> None:
     check_quantize(x, lora_down, smooth, precision, config, configs=QUANTIZE_CONFIGS)
-    contract.require_contiguous("lora_down", lora_down, alignment=ALIGNMENT)
-    contract.require_contiguous("smooth", smooth, alignment=ALIGNMENT)
+    contract.require_contiguous("lora_down", lora_down)
+    contract.require_contiguous("smooth", smooth)
     rows_apart = x.stride(0) if x.shape[0] > 1 else 0
     if x.stride(1) != 1 or rows_apart % ROW_MULTIPLE:
         msg = (
@@ -74,9 +84,8 @@ def _check(
             f"{ROW_MULTIPLE} elements apart: pass x.contiguous()"
         )
         raise ValueError(msg)
-    if x.storage_offset() * x.element_size() % ALIGNMENT:
-        msg = f"x begins {x.storage_offset()} elements into its storage, which is not a multiple "
-        raise ValueError(f"{msg}of {ALIGNMENT} bytes; pass x.clone()")
+    for name, value in (("x", x), ("lora_down", lora_down), ("smooth", smooth)):
+        contract.require_aligned(name, value, ALIGNMENT)
 
 
 @torch.library.custom_op("kernel_parity::svdq_quantize_w4a4_act_fuse_lora_cuda", mutates_args=())
@@ -84,7 +93,7 @@ def _svdq_quantize_w4a4_act_fuse_lora_cuda(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, lora_down, smooth, precision, config)
-    contract.require_address(ALIGNMENT, x=x, lora_down=lora_down, smooth=smooth)
+    contract.require_addresses(ALIGNMENT, x=x, lora_down=lora_down, smooth=smooth)
     device.require_arch(x.device, ARCH)
     (m, k), r = x.shape, lora_down.shape[1]
     codes = torch.empty((m, k // 2), dtype=torch.uint8, device=x.device)

@@ -17,7 +17,7 @@ from harness.emulation import emulate
 from harness.execute import build, execute
 from harness.judge import judge
 from harness.reference import evaluate
-from suites.bench import comparison
+from suites.bench import comparison, gemm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ def main() -> None:
         f"hypothesis {torch_alone:.2f} s"
     )
     registry.load_all(("references", "kernels"))
-    for kernel in registry.kernels():
+    for kernel in filter(lambda each: each.emulated, registry.kernels()):
         whole, call, reference = overhead(kernel, registry.op(kernel.op))
         print(
             f"{kernel.name}: an emulated case {1000 * whole:.1f} ms ="
@@ -105,7 +105,9 @@ def main() -> None:
         )
     comparison.on_cpu()
     if archs := devices.present_archs():
-        comparison.on_cuda(devices.first_device(archs[0]), comparison.GPU_SIZE, [None])
+        device = devices.first_device(archs[0])
+        comparison.on_cuda(device, comparison.GPU_SIZE, [None])
+        gemm.on_cuda(device)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,192 @@
+"""Prints what the CUDA W4A4 path takes beside a bf16 product, both replayed from CUDA graphs.
+
+``python -m suites.bench.gemm`` measures each size in turns, in one run: quantizer and GEMM
+together against ``torch.matmul``. It also prints what compiling and loading the kernels takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from harness import device as devices
+from harness.launches import record_launches
+from harness.nvrtc import Function, compile_source
+from kernels.svdq.arguments import GROUP
+from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
+from kernels.svdq.cuda_policy import choose_gemm, choose_quantize
+from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from harness.launches import Launch
+
+SIZES: Final = (
+    *((m, size, size) for size in (8192, 4096) for m in (1, 16)),
+    (4096, 4096, 4096),
+)
+RANK: Final = 32
+CACHED: Final = 1 << 28  # bytes of weights that no GPU keeps in its L2 cache
+ROUNDS: Final = 10
+BETWEEN: Final = 3  # replays of one before it is the other's turn
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The state of one layer of ``n`` outputs and ``k`` inputs, of rank ``RANK``."""
+
+    codes: Tensor
+    scales: Tensor
+    smooth: Tensor
+    down: Tensor
+    up: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantizer and GEMM, as a layer without bias runs them."""
+        codes, ascales, act = svdq_quantize_w4a4_act_fuse_lora_cuda(x, self.down, self.smooth)
+        return svdq_gemm_w4a4_cuda(
+            codes, self.codes, ascales, self.scales, lora_act=act, lora_up=self.up
+        )
+
+
+def weights(n: int, k: int, generator: torch.Generator) -> Weights:
+    """A layer whose numbers are of the usual magnitudes."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(
+            shape, generator=generator, device=generator.device, dtype=torch.bfloat16
+        )
+
+    codes = torch.randint(
+        0, 256, (n, k // 2), generator=generator, device=generator.device, dtype=torch.uint8
+    )
+    return Weights(
+        codes=codes,
+        scales=normal(k // GROUP, n).abs() / 64,
+        smooth=1 + normal(k).abs(),
+        down=normal(k, RANK) / 8,
+        up=normal(n, RANK) / 8,
+    )
+
+
+def in_turns(
+    first: Sequence[Callable[[], object]],
+    second: Sequence[Callable[[], object]],
+    device: torch.device,
+) -> tuple[float, float]:
+    """Median seconds of one call of each list, whose calls are replayed from one graph a list.
+
+    Each call of a list has weights of its own, so that none of them lies in the cache: as in a
+    model, where another layer ran before.
+    """
+    graphs = [
+        devices.replay(lambda calls=calls: [call() for call in calls], (), device).graph  # type: ignore[misc]
+        for calls in (first, second)
+    ]
+    times: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for graph, found in zip(graphs, times, strict=True):
+            found.extend(devices.elapsed(graph.replay, device, repeats=BETWEEN))
+    return (
+        statistics.median(times[0]) / len(first),
+        statistics.median(times[1]) / len(second),
+    )
+
+
+def measure(size: tuple[int, int, int], device: torch.device) -> None:
+    """Print one size's times, their ratio, and what the policy chose."""
+    m, n, k = size
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(m, k, generator=generator, device=device).to(torch.bfloat16)
+    copies = -(-CACHED // (n * k // 2))
+    layers = [weights(n, k, generator) for _ in range(copies)]
+    dense = [torch.randn(n, k, generator=generator, device=device).to(x.dtype) for _ in layers]
+    ours, theirs = in_turns(
+        [lambda layer=layer: layer(x) for layer in layers],  # type: ignore[misc]
+        [lambda weight=weight: torch.matmul(x, weight.T) for weight in dense],  # type: ignore[misc]
+        device,
+    )
+    count = devices.multiprocessors(device)
+    chosen = f"{choose_quantize(m, k, RANK, count)[0]}, {choose_gemm(m, n, k, count)[0]}"
+    print(
+        f"  M={m}, N={n}, K={k}: {1e6 * ours:.1f} us, bf16 {1e6 * theirs:.1f} us: "
+        f"{theirs / ours:.2f} x; {2e-12 * m * n * k / ours:.0f} TOPS, "
+        f"{1e-12 * n * k / 2 / ours:.2f} TB/s of weights ({chosen})",
+        flush=True,
+    )
+
+
+def parts(size: tuple[int, int, int], device: torch.device) -> None:
+    """Print the quantizer's and the GEMM's own times, each replayed from a graph of its own."""
+    m, n, k = size
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(m, k, generator=generator, device=device).to(torch.bfloat16)
+    layers = [weights(n, k, generator) for _ in range(-(-CACHED // (n * k // 2)))]
+    codes, ascales, act = svdq_quantize_w4a4_act_fuse_lora_cuda(x, layers[0].down, layers[0].smooth)
+
+    def quantize(layer: Weights) -> object:
+        return svdq_quantize_w4a4_act_fuse_lora_cuda(x, layer.down, layer.smooth)[0]
+
+    def gemm(layer: Weights) -> object:
+        return svdq_gemm_w4a4_cuda(
+            codes, layer.codes, ascales, layer.scales, lora_act=act, lora_up=layer.up
+        )
+
+    first, second = in_turns(
+        [lambda layer=layer: quantize(layer) for layer in layers],  # type: ignore[misc]
+        [lambda layer=layer: gemm(layer) for layer in layers],  # type: ignore[misc]
+        device,
+    )
+    print(f"    of it the quantizer {1e6 * first:.1f} us, the GEMM {1e6 * second:.1f} us")
+
+
+def start_up(device: torch.device) -> None:
+    """Print what compiling each kernel anew takes, and loading it from the cache on disk."""
+    generator = torch.Generator(device).manual_seed(0)
+    layer = weights(4096, 4096, generator)
+    with record_launches() as launches:
+        layer(torch.ones(16, 4096, dtype=torch.bfloat16, device=device))
+    for launch in {launch.name: launch for launch in launches}.values():
+        cold, warm = _start_of(launch, device)
+        print(f"  {launch.name}: compiled in {cold:.2f} s, loaded in {1000 * warm:.1f} ms")
+
+
+def _start_of(launch: Launch, device: torch.device) -> tuple[float, float]:
+    function: Function = launch.function
+    with tempfile.TemporaryDirectory() as name:
+        start = time.perf_counter()
+        compile_source(function.source, devices.arch_of(device), folder=Path(name))
+        compiled = time.perf_counter()
+        fresh = Function(function.source, function.parameters, function.module, Path(name))
+        fresh.load(device)
+        return compiled - start, time.perf_counter() - compiled
+
+
+def on_cuda(device: torch.device) -> None:
+    """Print all figures of a CUDA device."""
+    print(f"W4A4 in CUDA on {devices.describe(device)['device']}, quantizer included:")
+    start_up(device)
+    for size in SIZES:
+        measure(size, device)
+        parts(size, device)
+
+
+def main() -> None:
+    """Measure on the device of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda:0")
+    on_cuda(torch.device(parser.parse_args().device))
+
+
+if __name__ == "__main__":
+    main()
