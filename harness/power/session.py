@@ -79,7 +79,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What the declared packages hold: kernels, the files of their modules, this machine's device.
+    """What is declared: kernels that run here, the files of their modules, this machine's device.
 
     ``harmless`` are the targets that import none of the modules that get mutated.
     """
@@ -130,7 +130,8 @@ class TakeInventory:
             registry.load(target)
             loaded[target] = set(sys.modules) - before
         _refuse_broken()
-        kernels = tuple(_described(each.name, options) for each in registry.kernels())
+        able = [each for each in registry.kernels() if each.emulated or options.arch != CPU]
+        kernels = tuple(_described(each.name, options) for each in able)
         modules = {kernel.module for kernel in kernels} | set(self.wanted)
         found = {name: _file_of(name) for name in sorted(modules)}
         harmless = []

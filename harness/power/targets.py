@@ -1,7 +1,8 @@
 """Which modules of a package hold which kernels, read from their sources: nothing is imported.
 
 A kernel's own module declares it by ``@kernel``; a module that imports it inside a function wraps
-it. Faults can be planted in both.
+it; one beside it that only kernels of its op import is a part of it. Faults can be planted in all.
+A kernel that says ``emulated=False`` stands back where another one is concerned too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from harness.power.syntax import called, keyword
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,36 @@ def targets(package: str) -> tuple[Target, ...]:
     Raises ValueError if there is no such package.
     """
     trees = {name: (path, ast.parse(path.read_text("utf-8"))) for name, path in _files(package)}
-    declared = {name: kernel for name, (_, tree) in trees.items() for kernel in _declared(tree)}
-    found = [Target(kernel, name, trees[name][0]) for name, kernel in declared.items()]
+    made = {name: each for name, (_, tree) in trees.items() for each in _declared(tree)}
+    found = [Target(each.kernel, name, trees[name][0]) for name, each in made.items()]
     for name, (path, tree) in trees.items():
-        wrapped = next((declared[each] for each in _inner_imports(tree) if each in declared), None)
-        if wrapped and name not in declared:
-            found.append(Target(wrapped, name, path))
+        wrapped = [made[each] for each in _inner_imports(tree) if each in made]
+        concerned = wrapped or _users(name, made, trees)
+        if concerned and name not in made:
+            found.append(Target(min(concerned, key=lambda d: not d.emulated).kernel, name, path))
     return tuple(sorted(found, key=lambda target: (target.kernel, target.module)))
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """As much of a declaration as its decorator's text says."""
+
+    kernel: str
+    op: str
+    emulated: bool
+
+
+def _users(
+    module: str, made: Mapping[str, _Declared], trees: Mapping[str, tuple[Path, ast.Module]]
+) -> list[_Declared]:
+    """The kernels that import ``module``, which lies beside them, if all are of one op."""
+    beside = module.rpartition(".")[0]
+    users = [
+        each
+        for name, each in made.items()
+        if name.rpartition(".")[0] == beside and module in _imports(trees[name][1].body)
+    ]
+    return users if len({each.op for each in users}) == 1 else []
 
 
 def _files(package: str) -> Iterator[tuple[str, Path]]:
@@ -58,13 +82,16 @@ def _files(package: str) -> Iterator[tuple[str, Path]]:
                 yield ".".join((package, *parts)), path
 
 
-def _declared(tree: ast.Module) -> Iterator[str]:
-    """The name of the kernel that a module declares: ``<op>.<backend>``, or with its variant."""
+def _declared(tree: ast.Module) -> Iterator[_Declared]:
+    """The kernel that a module declares: ``<op>.<backend>``, or with its variant."""
     for function in tree.body:
         for each in getattr(function, "decorator_list", ()):
             if isinstance(each, ast.Call) and called(each) == "kernel":
                 words = [each.args[0], *(_given(each, name) for name in ("backend", "variant"))]
-                yield ".".join(str(w.value) for w in words if isinstance(w, ast.Constant))
+                said = [str(word.value) for word in words if isinstance(word, ast.Constant)]
+                emulated = _given(each, "emulated")
+                never = isinstance(emulated, ast.Constant) and emulated.value is False
+                yield _Declared(".".join(said), said[0], not never)
 
 
 def _given(call: ast.Call, name: str) -> ast.expr | None:
@@ -76,6 +103,10 @@ def _inner_imports(tree: ast.Module) -> Iterator[str]:
     """Modules imported inside functions, in order."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
-            for node in ast.walk(function):
-                if isinstance(node, ast.ImportFrom) and node.module:
-                    yield node.module
+            yield from _imports(ast.walk(function))
+
+
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module

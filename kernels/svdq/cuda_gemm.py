@@ -17,9 +17,10 @@ from torch import Tensor
 from harness import device, kernel
 from harness.nvrtc import Function
 from kernels import contract
-from kernels.svdq.arguments import ARCH, check_gemm
 from kernels.svdq.cuda_policy import GEMM_CONFIGS, GEMM_TILES, choose_gemm, choose_path
 from kernels.svdq.cuda_sources import source
+from kernels.svdq.domain import ARCH
+from kernels.svdq.gemm_arguments import check_gemm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from kernels.svdq.arguments import GROUP
+from kernels.svdq.domain import GROUP
 
 S4_ARCHES: Final = ("sm80", "sm86", "sm89")  # m16n8k64.s4 is native; later emulated, 20 x slower
 MAX_PIECE_RANKS: Final = 64  # of lora_down in one block of the quantizer

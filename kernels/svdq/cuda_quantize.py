@@ -17,7 +17,6 @@ from torch import Tensor
 from harness import device, kernel
 from harness.nvrtc import Function
 from kernels import contract
-from kernels.svdq.arguments import ARCH, GROUP, check_quantize
 from kernels.svdq.cuda_policy import (
     QUANTIZE_CONFIGS,
     QuantizeConfig,
@@ -25,6 +24,8 @@ from kernels.svdq.cuda_policy import (
     rank_pieces,
 )
 from kernels.svdq.cuda_sources import source
+from kernels.svdq.domain import ARCH, GROUP
+from kernels.svdq.quantize_arguments import check_quantize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

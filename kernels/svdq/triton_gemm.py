@@ -31,7 +31,8 @@ from torch import Tensor
 
 from harness import device, kernel
 from kernels import contract
-from kernels.svdq.arguments import ARCH, GROUP, check_gemm
+from kernels.svdq.domain import ARCH, GROUP
+from kernels.svdq.gemm_arguments import check_gemm
 
 MAX_REGISTERS: Final = 255  # left to itself, ptxas spills at 128 for two blocks a multiprocessor
 _GROUP = tl.constexpr(GROUP)

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from harness import device, kernel
 from kernels import contract
-from kernels.svdq.arguments import ARCH, GROUP, check_quantize
+from kernels.svdq.domain import ARCH, GROUP
+from kernels.svdq.quantize_arguments import check_quantize
 
 # Left alone, ptxas may spill around the slow path of a division, a call, to reach a rounder count.
 MAX_REGISTERS: Final = 255

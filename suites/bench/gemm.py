@@ -19,10 +19,10 @@ import torch
 from harness import device as devices
 from harness.launches import record_launches
 from harness.nvrtc import Function, compile_source
-from kernels.svdq.arguments import GROUP
 from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
 from kernels.svdq.cuda_policy import choose_gemm, choose_quantize
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
+from kernels.svdq.domain import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -29,6 +29,8 @@ KERNELS = (
     "svdq_gemm_w4a4.triton",
     "svdq_quantize_w4a4_act_fuse_lora.triton",
 )
+# Their device code is C++, of which no rule knows anything: wrappers alone have mutants.
+ON_A_GPU = ("svdq_gemm_w4a4.cuda", "svdq_quantize_w4a4_act_fuse_lora.cuda")
 SMALL = '''"""A kernel."""
 
 import triton
@@ -57,7 +59,7 @@ def small(source: str = SMALL) -> list[Mutation]:
 def test_every_family_has_mutants_of_every_kernel() -> None:
     counts = Counter((each.kernel, each.family) for each in bundled()[1])
     missing = [(k, f) for k in KERNELS for f in FAMILIES if counts[k, f] < 3]
-    assert {each.kernel for each in bundled()[1]} == set(KERNELS)
+    assert {each.kernel for each in bundled()[1]} == {*KERNELS, *ON_A_GPU}
     assert not missing
     assert sum(counts.values()) >= 600
     for family in FAMILIES:
@@ -69,6 +71,13 @@ def test_wrappers_of_a_kernel_are_targets_too() -> None:
     assert modules["kernels.norm.module"] == "rms_norm.triton"
     assert modules["kernels.svdq.linear"] == "svdq_gemm_w4a4.triton"
     assert "kernels.contract" not in modules
+
+
+def test_a_module_beside_the_kernels_of_one_op_is_a_target_of_one_that_can_be_emulated() -> None:
+    modules = {target.module: target.kernel for target in bundled()[0]}
+    assert modules["kernels.svdq.gemm_arguments"] == "svdq_gemm_w4a4.triton"
+    assert modules["kernels.svdq.quantize_arguments"] == "svdq_quantize_w4a4_act_fuse_lora.triton"
+    assert "kernels.svdq.domain" not in modules
 
 
 def test_every_mutant_of_the_bundled_kernels_parses_and_differs() -> None:
