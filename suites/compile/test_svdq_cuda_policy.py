@@ -1,0 +1,115 @@
+"""The CUDA W4A4 kernels' policies: every choice is in the tables, runs anywhere, and says why."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+from harness.arch import ARCHES
+from harness.artifact import SHARED_LIMITS
+from kernels.svdq.cuda_policy import (
+    GEMM_CONFIGS,
+    GEMM_TILES,
+    QUANTIZE_CONFIGS,
+    choose_gemm,
+    choose_path,
+    choose_quantize,
+    rank_pieces,
+    rank_tiles,
+)
+from kernels.svdq.cuda_sources import FOLDER, source
+from kernels.svdq.domain import GROUP, MAX_R
+
+ROWS = (1, 16, 17, 32, 33, 64, 65, 128, 300, 512, 1024, 4096, 16384)
+COLUMNS = (8, 64, 512, 1024, 2048, 4096, 4224, 8192, 16384)
+DEPTHS = (64, 512, 1024, 3072, 4096, 8192, 65536)
+MULTIPROCESSORS = (84, 108, 132, 148, 188)
+RANKS = range(16, MAX_R + 1, 16)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_integer_product_is_a_native_one(arch: str) -> None:
+    path, why = choose_path(arch)
+    assert path == ("s4" if arch in {"sm80", "sm86", "sm89"} else "s8")
+    assert arch in why
+
+
+def test_the_gemm_chooses_every_config_and_no_other() -> None:
+    points = itertools.product(ROWS, COLUMNS, DEPTHS, MULTIPROCESSORS)
+    assert {choose_gemm(*point)[0] for point in points} == set(GEMM_CONFIGS)
+
+
+def test_the_quantizer_chooses_every_config_and_no_other() -> None:
+    points = itertools.product(ROWS, DEPTHS, RANKS, MULTIPROCESSORS)
+    assert {choose_quantize(*point)[0] for point in points} == set(QUANTIZE_CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "why"),
+    [
+        ((1, 8192, 8192), "m16n64", "m=1 fits 16 rows; n=8192"),
+        ((16, 4096, 4096), "m16n32", "n=4096 needs narrow tiles to occupy the GPU"),
+        ((16, 512, 8192), "m16n32_k4", "16 tile(s) leave multiprocessors idle: k in 4 shares"),
+        ((17, 8192, 8192), "m32n64", "m=17 fits one tile row of 32"),
+        ((64, 4096, 4096), "m64n64_k2", "m=64 fits one tile row of 64"),
+        ((512, 4096, 4096), "m64n128", "256 tiles, enough for 1 wave(s)"),
+        ((4096, 4096, 4096), "m128n128", "1024 tiles, enough for 2 wave(s)"),
+        ((100, 512, 64), "m64n64", "fewer tiles of 64x128 than there are multiprocessors"),
+    ],
+)
+def test_a_choice_is_the_expected_one_and_says_why(
+    size: tuple[int, int, int], config: str, why: str
+) -> None:
+    chosen, said = choose_gemm(*size, 132)
+    assert chosen == config
+    assert why in said
+
+
+def test_a_share_of_k_keeps_steps_enough_and_no_multiprocessor_gets_two_blocks() -> None:
+    for m, n, k, count in itertools.product(ROWS, COLUMNS, DEPTHS, MULTIPROCESSORS):
+        config = GEMM_CONFIGS[choose_gemm(m, n, k, count)[0]]
+        if config.splits > 1:
+            assert config.tile.tiles(m, n) * config.splits <= count
+            assert config.tile.steps(k) // config.splits >= 8
+
+
+def test_a_tile_that_finishes_in_pieces_is_never_split() -> None:
+    for config in GEMM_CONFIGS.values():
+        tile = config.tile
+        rows, columns = tile.block_m // tile.warps_m // 16, tile.block_n // tile.warps_n // 8
+        assert config.splits == 1 or (rows <= 2 and columns <= 4)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_every_config_fits_into_a_block_of_every_arch(arch: str) -> None:
+    needed = [tile.shared_bytes for tile in GEMM_TILES.values()]
+    needed += [each.shared_bytes(r) for each in QUANTIZE_CONFIGS.values() for r in RANKS]
+    assert max(needed) <= SHARED_LIMITS[arch]
+    threads = [tile.threads for tile in GEMM_TILES.values()]
+    assert max([*threads, *(each.threads for each in QUANTIZE_CONFIGS.values())]) <= 1024
+
+
+@pytest.mark.parametrize("r", RANKS)
+def test_the_pieces_of_the_ranks_cover_them(r: int) -> None:
+    assert rank_pieces(r) * 8 * rank_tiles(r) >= r
+    assert (rank_pieces(r) - 1) * 8 * rank_tiles(r) < r
+
+
+def test_a_step_of_a_tile_is_whole_groups() -> None:
+    for tile in GEMM_TILES.values():
+        assert tile.steps(GROUP * tile.groups) == 1
+        assert tile.steps(GROUP * tile.groups + GROUP) == 2
+
+
+def test_inline_assembly_is_in_one_header() -> None:
+    texts = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.cu*")}
+    speaking = {name for name, text in texts.items() if re.search(r"\basm\b|__\w+sync\w*\(", text)}
+    assert speaking == {"ptx.cuh"}
+
+
+def test_a_source_brings_all_headers_along() -> None:
+    made = source("gemm.cu", "svdq_gemm_w4a4", {"PATH_S8": 1})
+    assert sorted(made.headers) == ["low_rank.cuh", "ptx.cuh", "vectors.cuh"]
+    assert made.defines == {"PATH_S8": "1"}
