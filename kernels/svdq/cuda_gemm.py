@@ -89,6 +89,7 @@ def _check(
     out_dtype: torch.dtype | None,
     config: str | None,
 ) -> None:
+    """What the operator and its fake refuse; torch.compile cannot trace through an offset."""
     check_gemm(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config, configs=GEMM_CONFIGS,
@@ -228,9 +229,9 @@ def svdq_gemm_w4a4_cuda(
     contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
     optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
     contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
-    _check(
+    check_gemm(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
-        out_dtype, config,
+        out_dtype, config, configs=GEMM_CONFIGS,
     )  # fmt: skip
     y: Tensor = _svdq_gemm_w4a4_cuda(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,

@@ -75,6 +75,7 @@ def _add_splits() -> Function:
 def _check(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
 ) -> None:
+    """What the operator and its fake refuse; torch.compile cannot trace through an offset."""
     check_quantize(x, lora_down, smooth, precision, config, configs=QUANTIZE_CONFIGS)
     contract.require_contiguous("lora_down", lora_down)
     contract.require_contiguous("smooth", smooth)
@@ -176,7 +177,7 @@ def svdq_quantize_w4a4_act_fuse_lora_cuda(
 
     """
     contract.require_tensors(x=x, lora_down=lora_down, smooth=smooth)
-    _check(x, lora_down, smooth, precision, config)
+    check_quantize(x, lora_down, smooth, precision, config, configs=QUANTIZE_CONFIGS)
     quantized: tuple[Tensor, Tensor, Tensor] = _svdq_quantize_w4a4_act_fuse_lora_cuda(
         x, lora_down, smooth, precision, config
     )

@@ -17,7 +17,7 @@ from harness.arch import ARCHES
 from harness.artifact import CompileFailed
 from harness.backends import BackendMissing
 from harness.launches import Launch, capture_launches, record_launches
-from harness.nvrtc import Function, Source, compile_launch, compile_source
+from harness.nvrtc import Function, LaunchedTooLate, Source, compile_launch, compile_source
 from suites.meta.scale_cuda import SOURCE, function, require_compiler
 
 if TYPE_CHECKING:
@@ -265,6 +265,29 @@ def test_a_block_that_is_too_large_for_the_device_is_refused(tmp_path: Path) -> 
     x = torch.zeros(1, dtype=torch.float16, device="cuda")
     with pytest.raises(ValueError, match=r"shared_bytes=1048576 is refused .*use smaller tiles"):
         function(tmp_path).launch(x, x, 1, 0.5, grid=1, block=64, shared_bytes=1 << 20)
+
+
+@pytest.mark.gpu
+def test_a_kernel_is_loaded_before_a_graph_is_recorded(tmp_path: Path) -> None:
+    require_compiler()
+    kernel = function(tmp_path)
+    x = torch.arange(100, dtype=torch.float16, device="cuda")
+    y = torch.zeros_like(x)
+
+    early, late = (torch.cuda.CUDAGraph() for _ in range(2))  # noqa: TID251
+
+    # Not by harness.device, which warms up first.
+    with (
+        pytest.raises(LaunchedTooLate, match=r"scale<__half, 3> .*before the capture"),
+        torch.cuda.graph(early),  # noqa: TID251
+    ):
+        kernel.launch(x, y, 100, 0.5, grid=2, block=64, shared_bytes=512)
+    kernel.load(x.device)
+    with torch.cuda.graph(late):  # noqa: TID251
+        kernel.launch(x, y, 100, 0.5, grid=2, block=64, shared_bytes=512)
+    assert not y.any()
+    late.replay()
+    assert torch.equal(y, x * -3)
 
 
 def test_the_error_of_a_missing_compiler_is_an_import_error() -> None:

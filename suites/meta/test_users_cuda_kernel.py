@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 
 from harness.arch import ARCHES
+from harness.device import present_archs
 from suites.meta.scale_cuda import require_compiler
 from suites.meta.users_project import RECORDS, Project, failure, make, ran
 
@@ -93,3 +94,14 @@ def test_what_is_wrong_is_said(project: Project, right: str, wrong: str, said: s
     result = project.run_apart("--pyargs", SUITES[0], *options)
     assert ran(result) == {"failed": 1}, str(result.stdout)
     assert said in "\n".join(failure(result))
+
+
+@pytest.mark.gpu
+def test_without_cuda_core_what_would_run_is_skipped_with_what_to_install(project: Project) -> None:
+    absent = "import sys\n\nsys.modules['cuda'] = None\n"
+    project.write(mine=absent + CUDA)
+    (arch, *_) = present_archs()
+    options = ("-m", f"{arch} and numeric", "--kernel=scale.cuda", "--declare=mine.py", "-rs")
+    result = project.run_apart("--pyargs", "suites.numeric", *options)
+    assert set(ran(result)) == {"skipped"}, str(result.stdout)
+    assert "pip install 'cuda-core[cu13]>=1.0,<2.0'" in str(result.stdout)

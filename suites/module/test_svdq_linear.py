@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from harness import device
 from harness.emulation import emulate
+from harness.launches import capture_launches
 from kernels.svdq.linear import SVDQW4A4Linear
 from suites.module.svdq_layers import (
     HALVES,
@@ -72,3 +74,16 @@ def test_a_gradient_is_refused_rather_than_zero() -> None:
     x = exact_input(layer.smooth, 2).requires_grad_()
     with pytest.raises(RuntimeError, match="autograd"):
         layer(x).sum().backward()
+
+
+def test_the_cuda_backend_launches_its_kernels_from_the_same_state() -> None:
+    layer = SVDQW4A4Linear.from_state_dict(exact_state(40, 128, torch.bfloat16), backend="cuda")
+    x = exact_input(layer.smooth, 2, 3)
+    with device.pretend("sm90"), capture_launches() as launches, torch.no_grad():
+        y = layer(x)
+    assert (y.shape, y.dtype) == ((2, 3, 40), torch.bfloat16)
+    assert {launch.backend for launch in launches} == {"cuda"}
+    first, *_ = launches
+    last = launches[-1]
+    assert first.arguments["lora_down"] is layer.lora_down
+    assert last.arguments["lora_up"] is layer.lora_up

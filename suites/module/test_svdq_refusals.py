@@ -108,7 +108,7 @@ def test_a_layer_that_no_kernel_takes_is_refused(
         ({"activations": torch.ones(64)}, ValueError, r"activations.shape=\(64,\).*128"),
         ({"activations": torch.ones(0, 128)}, ValueError, r"activations.shape=\(0, 128\).*one row"),
         ({"activations": torch.tensor(1.0)}, ValueError, r"activations.shape=\(\)"),
-        ({"backend": "cuda"}, ValueError, "'cuda'.*'triton'"),
+        ({"backend": "cute"}, ValueError, "'cute'.*'triton', 'cuda'"),
     ],
 )
 def test_from_linear_refuses_what_it_cannot_quantize(
