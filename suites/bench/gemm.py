@@ -7,10 +7,11 @@ together against ``torch.matmul``. It also prints what compiling and loading the
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ from harness.nvrtc import Function, compile_source
 from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
 from kernels.svdq.cuda_policy import choose_gemm, choose_quantize
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
+from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import GROUP
 
 if TYPE_CHECKING:
@@ -36,6 +38,22 @@ SIZES: Final = (
     (4096, 4096, 4096),
 )
 RANK: Final = 32
+PEAK: Final = """
+#include "ptx.cuh"
+SVDQ_KERNEL(256, 1) peak(int* out, int rounds) {
+  const unsigned word = threadIdx.x, a[4] = {word, word + 1, word + 2, word + 3};
+  int sum[8][4] = {};
+#pragma unroll 1
+  for (int round = 0; round < rounds; ++round) {
+#pragma unroll
+    for (int chain = 0; chain < 8; ++chain) ptx::product_s8(sum[chain], a, word, word + 4);
+  }
+  int all = 0;
+  for (int item = 0; item < 32; ++item) all += sum[item / 4][item % 4];
+  out[blockIdx.x * 256 + threadIdx.x] = all;
+}
+"""
+PEAK_ROUNDS: Final = 20_000
 CACHED: Final = 1 << 28  # bytes of weights that no GPU keeps in its L2 cache
 ROUNDS: Final = 10
 BETWEEN: Final = 3  # replays of one before it is the other's turn
@@ -103,7 +121,19 @@ def in_turns(
     )
 
 
-def measure(size: tuple[int, int, int], device: torch.device) -> None:
+def peak(device: torch.device) -> float:
+    """Operations a second of ``mma.sync.m16n8k32.s8``, independent ones from registers."""
+    text = replace(source("gemm.cu", "peak"), name="peak.cu", text=PEAK)
+    kernel = Function(text, {"out": "int32", "rounds": ctypes.c_int32}, __name__)
+    blocks = 4 * devices.multiprocessors(device)
+    out = torch.empty(blocks * 256, dtype=torch.int32, device=device)
+    times = devices.elapsed(
+        lambda: kernel.launch(out, PEAK_ROUNDS, grid=blocks, block=256), device, repeats=5
+    )
+    return 2 * 16 * 8 * 32 * 8 * 8 * blocks * PEAK_ROUNDS / min(times)
+
+
+def measure(size: tuple[int, int, int], device: torch.device, fastest: float) -> None:
     """Print one size's times, their ratio, and what the policy chose."""
     m, n, k = size
     generator = torch.Generator(device).manual_seed(0)
@@ -121,6 +151,7 @@ def measure(size: tuple[int, int, int], device: torch.device) -> None:
     print(
         f"  M={m}, N={n}, K={k}: {1e6 * ours:.1f} us, bf16 {1e6 * theirs:.1f} us: "
         f"{theirs / ours:.2f} x; {2e-12 * m * n * k / ours:.0f} TOPS, "
+        f"{2 * m * n * k / ours / fastest:.0%} of the peak, "
         f"{1e-12 * n * k / 2 / ours:.2f} TB/s of weights ({chosen})",
         flush=True,
     )
@@ -176,8 +207,10 @@ def on_cuda(device: torch.device) -> None:
     """Print all figures of a CUDA device."""
     print(f"W4A4 in CUDA on {devices.describe(device)['device']}, quantizer included:")
     start_up(device)
+    fastest = peak(device)
+    print(f"  products of bytes, from registers: {1e-12 * fastest:.0f} TOPS")
     for size in SIZES:
-        measure(size, device)
+        measure(size, device, fastest)
         parts(size, device)
 
 
