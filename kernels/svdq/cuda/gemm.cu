@@ -1,38 +1,42 @@
 // SVDQuant's W4A4 GEMM on warp-level integer tensor cores, Ampere to Blackwell.
 //
 // Tiling. A block owns one tile of BLOCK_M x BLOCK_N outputs, or with `splits` > 1 its share of k.
-// Its warps lie on a grid of WARPS_M x WARPS_N over the tile and WARPS_K over k: the warps of slice s
-// take groups s, s + WARPS_K, ... of every stage, and slice 0 adds the others' sums in the order of
-// their numbers. Tiles are numbered in bands of `band` tile rows, so that blocks that run together
-// share weights in L2. With splits, fp32 sums go to workspace[split][m][n] and a second kernel adds
-// them in the order of the splits. Nothing is added atomically: the bits do not depend on timing.
+// Its warps lie on a grid of WARPS_M x WARPS_N over the tile and WARPS_K over k: the warps of slice
+// s take groups s, s + WARPS_K, ... of every stage, and slice 0 adds the others' sums in the order
+// of their numbers. Tiles are numbered in bands of `band` tile rows, so that blocks that run
+// together share weights in L2. With splits, fp32 sums go to workspace[split][m][n] and a second
+// kernel adds them in the order of the splits. Nothing is added atomically: the bits do not depend
+// on timing.
 //
 // Layout. Activations [m, k/2] and weights [n, k/2] are read as they are, two codes a byte, even k
 // low; there is no private packing, because with 2 or 4 groups a stage a row's piece is 64 or 128
 // contiguous bytes, a whole line. A stage in shared memory is BLOCK_M + BLOCK_N rows of 32 * GROUPS
 // bytes, in chunks of 16; chunk c of row r lies at place c ^ swizzle(r), so that the 8 rows of one
-// matrix load touch all 32 banks. Beside it lie the scales, already fp32: two numbers a row and group
-// (see below), one a column and group. Codes come by asynchronous copies, STAGES - 1 ahead; scales by
-// ordinary loads (their rows are odd multiples of 2 bytes), which wait in registers for one stage.
+// matrix load touch all 32 banks. Beside it lie the scales, already fp32: two numbers a row and
+// group (see below), one a column and group. Codes come by asynchronous copies, STAGES - 1 ahead;
+// scales by ordinary loads (their rows are odd multiples of 2 bytes), which wait in registers for
+// one stage.
 //
-// One ldmatrix of 16 rows x 32 bytes is at once the operand of m16n8k64 for 4-bit codes. PATH_S8, for
-// arches where 4-bit products are emulated (sm90 and later), spreads each word to two of bytes, the
-// low nibbles and the high ones, 16 times too large, because a nibble is cheapest to sign-extend by
-// leaving it in the upper half of a byte; two m16n8k32 then replace one m16n8k64, with the even k in
-// one and the odd k in the other. A sum does not care in which order k comes.
+// One ldmatrix of 16 rows x 32 bytes is at once the operand of m16n8k64 for 4-bit codes. PATH_S8,
+// for arches where 4-bit products are emulated (sm90 and later), spreads each word to two of bytes,
+// the low nibbles and the high ones, 16 times too large, because a nibble is cheapest to
+// sign-extend by leaving it in the upper half of a byte; two m16n8k32 then replace one m16n8k64,
+// with the even k in one and the odd k in the other. A sum does not care in which order k comes.
 //
 // Order of operations, a group g of 64: the integer sum is exact, and its accumulator starts at the
-// bits of kMagic, so that read as a float it is kMagic + sum: converting integers costs nothing. kMagic
-// is 1.5 * 2^23 / (scale of the spread codes), so their factor of 256 or 16 vanishes too. Then
+// bits of kMagic, so that read as a float it is kMagic + sum: converting integers costs nothing.
+// kMagic is 1.5 * 2^23 / (scale of the spread codes), so their factor of 256 or 16 vanishes too.
+// Then
 //   row = fma(total, ascale, -kMagic * ascale)   which is exactly ascale * sum (24 bits at most),
-//   acc = fma(row, wscale, acc)                  one rounding a group, as for acc + sum * (as * ws).
-// -kMagic * ascale is not finite if ascale is not, or is a bf16 above 2^104: such a block falls back,
-// from then on, to acc = fma(total - kMagic, ascale * wscale, acc). The rest is in low_rank.cuh.
+//   acc = fma(row, wscale, acc)    one rounding a group, as for acc + sum * (as * ws).
+// -kMagic * ascale is not finite if ascale is not, or is a bf16 above 2^104: such a block falls
+// back, from then on, to acc = fma(total - kMagic, ascale * wscale, acc). The rest is in
+// low_rank.cuh.
 
 #include "low_rank.cuh"
 
 #ifndef PATH_S8
-#error "define PATH_S8, UNSIGNED, BLOCK_M, BLOCK_N, WARPS_M, WARPS_N, WARPS_K, GROUPS, STAGES, BLOCKS"
+#error "define what GemmTile.defines gives: PATH_S8, UNSIGNED, BLOCK_M and the rest"
 #endif
 
 namespace {
@@ -50,13 +54,14 @@ constexpr int kWaves = PATH_S8 ? 2 : 1;  // products that make one group
 
 // How many times the integers exceed the sum of codes: 16 for each operand of signed bytes.
 constexpr float kFactor = !PATH_S8 ? 1.0f : UNSIGNED ? 16.0f : 256.0f;
-constexpr float kMagic = 1.5f * 8388608.0f / kFactor;  // last bit 1 / kFactor, room for +-2^22 of them
+// Its last bit is 1 / kFactor, with room for +-2^22 of them.
+constexpr float kMagic = 1.5f * 8388608.0f / kFactor;
 constexpr int kMagicBits = !PATH_S8 ? 0x4B400000 : UNSIGNED ? 0x49400000 : 0x47400000;
 
 static_assert(kTilesM * WARPS_M * 16 == BLOCK_M, "BLOCK_M is not whole m16 tiles of the warps");
 static_assert(kTilesN * WARPS_N * 8 == BLOCK_N, "BLOCK_N is not whole n8 tiles of the warps");
 static_assert(kTilesN % 2 == 0, "a matrix load brings two n8 tiles");
-static_assert(GROUPS == 1 || GROUPS == 2 || GROUPS == 4, "the swizzle knows 1, 2 or 4 groups a stage");
+static_assert(GROUPS == 1 || GROUPS == 2 || GROUPS == 4, "the swizzle knows 1, 2 or 4 groups");
 static_assert(GROUPS % WARPS_K == 0, "every slice needs as many groups of a stage");
 static_assert(STAGES >= 2, "a stage is filled while another is read");
 static_assert((WARPS_K - 1) * WARPS_M * WARPS_N * kTilesM * kTilesN * 512 <= STAGES * kStageBytes,
@@ -168,8 +173,8 @@ SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const Float2* ascales, con
 
 // What one thread brings of every stage from one operand, of kRows rows (or columns, of y): some
 // chunks of codes by asynchronous copy, and some scales by way of registers. All addresses are one
-// pointer, which moves on from step to step, plus multiples of one stride, because the compiler would
-// keep a pointer for each chunk in registers, and spill the sums.
+// pointer, which moves on from step to step, plus multiples of one stride, because the compiler
+// would keep a pointer for each chunk in registers, and spill the sums.
 template <int kRows>
 struct Operand {
   static constexpr int kRowsAtOnce = kThreads / kChunks;
@@ -200,8 +205,8 @@ SVDQ_INLINE Operand<kRows> operand_at(const unsigned char* codes, const unsigned
   return operand;
 }
 
-// Starts the copies of the next step, with `groups` groups left, to rows at `stage`; codes outside of
-// the matrix are zeros.
+// Starts the copies of the next step, with `groups` groups left, to rows at `stage`; codes outside
+// of the matrix are zeros.
 template <int kRows>
 SVDQ_INLINE void bring_codes(Operand<kRows>& operand, unsigned stage, int groups, int k) {
   using Shape = Operand<kRows>;
@@ -299,8 +304,8 @@ SVDQ_INLINE void add_slices(Sums& acc, unsigned char* shared, int warp, int slic
 }
 
 // Finishes a warp's tile of more than 2 x 4 products piece by piece. The sums pass through shared
-// memory, because a loop cannot index registers, and unrolled it is 12,000 instructions and spills. A
-// lane reads back only what it wrote itself.
+// memory, because a loop cannot index registers, and unrolled it is 12,000 instructions and spills.
+// A lane reads back only what it wrote itself.
 SVDQ_INLINE void finish_in_pieces(const Sums& acc, const Finish& f, unsigned char* shared, int warp,
                                   int row, int col, int lane) {
   Float4* place = reinterpret_cast<Float4*>(shared) + warp * kTilesM * kHeldTilesN * 32 + lane;
@@ -453,11 +458,11 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
     for (int turn = 0; turn < GROUPS / WARPS_K; ++turn) {
       const int group = turn * WARPS_K + slice;
       if (careful) {
-        add_group<false>(acc, codes_of(read), rows_of(read), columns_of(read), group, place.warp_row,
-                         place.warp_col, place.lane);
+        add_group<false>(acc, codes_of(read), rows_of(read), columns_of(read), group,
+                         place.warp_row, place.warp_col, place.lane);
       } else {
-        add_group<true>(acc, codes_of(read), rows_of(read), columns_of(read), group, place.warp_row,
-                        place.warp_col, place.lane);
+        add_group<true>(acc, codes_of(read), rows_of(read), columns_of(read), group,
+                        place.warp_row, place.warp_col, place.lane);
       }
     }
     read = after(read);

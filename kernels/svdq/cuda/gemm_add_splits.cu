@@ -1,4 +1,5 @@
-// The second pass of a W4A4 GEMM whose k was split: a kernel of its own, because no tiling changes it.
+// The second pass of a W4A4 GEMM whose k was split: a kernel of its own, because no tiling changes
+// it.
 
 #include "low_rank.cuh"
 

@@ -1,8 +1,8 @@
 // The end of the W4A4 GEMM for the accumulators of one warp, shared by the kernel and its second
 // pass: scales of channels, bias, the low-rank product, rounding, the store.
 //
-// Layout: kTilesM x kTilesN products of 16 x 8; a lane holds of each what ptx::product_* leaves to it,
-// so it stores two neighbouring columns at once, 4 bytes.
+// Layout: kTilesM x kTilesN products of 16 x 8; a lane holds of each what ptx::product_* leaves to
+// it, so it stores two neighbouring columns at once, 4 bytes.
 //
 // Order of operations, in fp32: `* alpha`, `* wcscales`, `+ bias`, `+ low rank`; a float16 result
 // saturates at +-65504 and keeps NaN; one rounding.
@@ -46,8 +46,8 @@ SVDQ_INLINE unsigned short round_output(float value, int bf16) {
   return ptx::to_fp16(value);
 }
 
-// value = high + low, both tf32, to within 2^-24. If it is not finite, or within 2^-12 of the largest
-// float, neither is `high`, and `low` says nothing.
+// value = high + low, both tf32, to within 2^-24. If it is not finite, or within 2^-12 of the
+// largest float, neither is `high`, and `low` says nothing.
 SVDQ_INLINE void split_tf32(float value, unsigned& high, unsigned& low) {
   const float rounded = ptx::to_tf32(value);
   high = ptx::as_bits(rounded);
@@ -117,8 +117,8 @@ SVDQ_INLINE void multiply_low_rank(float (&low_rank)[kTilesM][kTilesN][4], const
     for (int j = 0; j < kTilesN; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        // A rest that is not finite met an operand that is not, or an overflow: then it says nothing
-        // (infinity times a rest of zero, or of the other sign), and `high` decides alone.
+        // A rest that is not finite met an operand that is not, or an overflow: then it says
+        // nothing (infinity times a rest of zero, or of the other sign), and `high` decides alone.
         const float term = rest[i][j][e];
         low_rank[i][j][e] = ptx::add(low_rank[i][j][e], is_finite(term) ? term : 0.0f);
       }
@@ -126,8 +126,8 @@ SVDQ_INLINE void multiply_low_rank(float (&low_rank)[kTilesM][kTilesN][4], const
   }
 }
 
-// Finishes and stores the tiles whose first element is y[row][col]. `load(sum)` brings the sums, late:
-// they need no registers while the low-rank product is computed.
+// Finishes and stores the tiles whose first element is y[row][col]. `load(sum)` brings the sums,
+// late: they need no registers while the low-rank product is computed.
 template <int kTilesM, int kTilesN, class Load>
 SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) {
   const int quad = lane / 4, pair = lane % 4;

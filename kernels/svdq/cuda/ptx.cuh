@@ -65,8 +65,8 @@ SVDQ_INLINE void wait_batches() {
 
 // ---- matrices from shared memory ---------------------------------------------------------------
 
-// Four matrices of 8 rows of 16 bytes. Lane l gives the address of row l % 8 of matrix l / 8; word i
-// that a lane receives is word `pair` of row `quad` of matrix i. Collective.
+// Four matrices of 8 rows of 16 bytes. Lane l gives the address of row l % 8 of matrix l / 8; word
+// i that a lane receives is word `pair` of row `quad` of matrix i. Collective.
 SVDQ_INLINE void load_matrices(unsigned (&word)[4], unsigned address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
@@ -74,8 +74,8 @@ SVDQ_INLINE void load_matrices(unsigned (&word)[4], unsigned address) {
                : "memory");
 }
 
-// The same matrices of 8 by 8 halves, transposed: word i holds the halves [2 * pair][quad], low, and
-// [2 * pair + 1][quad], high, of matrix i. Collective.
+// The same matrices of 8 by 8 halves, transposed: word i holds the halves [2 * pair][quad], low,
+// and [2 * pair + 1][quad], high, of matrix i. Collective.
 SVDQ_INLINE void load_matrices_transposed(unsigned (&word)[4], unsigned address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
@@ -129,7 +129,7 @@ SVDQ_INLINE float divide(float a, float b) { return __fdiv_rn(a, b); }
 SVDQ_INLINE float as_float(unsigned bits) { return __uint_as_float(bits); }
 SVDQ_INLINE unsigned as_bits(float value) { return __float_as_uint(value); }
 
-// ---- conversions; halves travel as their 16 bits --------------------------------------------------
+// ---- conversions; halves travel as their 16 bits ----------------------------------------------
 
 // fp16 -> fp32, exact.
 SVDQ_INLINE float from_fp16(unsigned short bits) {

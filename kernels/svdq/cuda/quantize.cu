@@ -1,26 +1,27 @@
 // SVDQuant's activation quantizer with the low-rank down projection, on tensor cores.
 //
-// Tiling. A block owns BLOCK_M = 16 * WARPS_M rows, up to 8 * RANK_TILES ranks, and its share of k: the
-// groups of its split. Warps lie on a grid of WARPS_M over rows and WARPS_K over k; a warp takes 16
-// rows, and in every step one group of 64. Codes and scales have one owner each. Sums of lora_act meet
-// twice, both times in a fixed order: the warps of a block over shared memory, the splits of k over
-// workspace[split][m][r] in a second kernel. Nothing is added atomically. With more ranks than
-// 8 * RANK_TILES, blockIdx.z counts the pieces, and only the first stores codes and scales.
+// Tiling. A block owns BLOCK_M = 16 * WARPS_M rows, up to 8 * RANK_TILES ranks, and its share of k:
+// the groups of its split. Warps lie on a grid of WARPS_M over rows and WARPS_K over k; a warp
+// takes 16 rows, and in every step one group of 64. Codes and scales have one owner each. Sums of
+// lora_act meet twice, both times in a fixed order: the warps of a block over shared memory, the
+// splits of k over workspace[split][m][r] in a second kernel. Nothing is added atomically. With
+// more ranks than 8 * RANK_TILES, blockIdx.z counts the pieces, and only the first stores codes and
+// scales.
 //
-// Layout. x [m, k] is read straight into registers, with rows x_row apart (a multiple of 8): the four
-// lanes of a quad read a row's 64 elements as 2 x 64 contiguous bytes, so a lane holds elements
-// 8p..8p+7 and 32+8p..32+8p+7. That is no tensor-core operand by itself, but k may come in any order
-// as long as lora_down comes in the same one: word i (of 8) of a lane stands for k =
-// i / 4 * 32 + 8p + i % 4 * 2. lora_down [k, r] goes to shared memory, STAGES - 1 steps ahead, with row k
-// of a group stored at place k / 32 * 32 + k % 8 / 2 * 8 + k % 32 / 8 * 2 + k % 2, so that word i of all
-// lanes is rows 8i..8i+7: one transposing matrix load. Rows are an odd number of 16 bytes apart, and
-// 8 neighbours touch all 32 banks.
+// Layout. x [m, k] is read straight into registers, with rows x_row apart (a multiple of 8): the
+// four lanes of a quad read a row's 64 elements as 2 x 64 contiguous bytes, so a lane holds
+// elements 8p..8p+7 and 32+8p..32+8p+7. That is no tensor-core operand by itself, but k may come in
+// any order as long as lora_down comes in the same one: word i (of 8) of a lane stands for k = i /
+// 4 * 32 + 8p + i % 4 * 2. lora_down [k, r] goes to shared memory, STAGES - 1 steps ahead, with row
+// k of a group stored at place k / 32 * 32 + k % 8 / 2 * 8 + k % 32 / 8 * 2 + k % 2, so that word i
+// of all lanes is rows 8i..8i+7: one transposing matrix load. Rows are an odd number of 16 bytes
+// apart, and 8 neighbours touch all 32 banks.
 //
 // Order of operations, a group: lora_act += x @ lora_down, products exact, sums in fp32 on tensor
-// cores, on the raw x; xs = half(x / smooth); largest = max |xs| over the group, taken over bits, so
-// that a NaN wins; s = largest / 7; code = rint(xs / s), half to even, within [-7, 7], NaN and a zero
-// group to 0; s stored as half. All divisions are IEEE divisions in fp32: a multiplication by a
-// reciprocal gives other codes.
+// cores, on the raw x; xs = half(x / smooth); largest = max |xs| over the group, taken over bits,
+// so that a NaN wins; s = largest / 7; code = rint(xs / s), half to even, within [-7, 7], NaN and a
+// zero group to 0; s stored as half. All divisions are IEEE divisions in fp32: a multiplication by
+// a reciprocal gives other codes.
 
 #include "ptx.cuh"
 #include "vectors.cuh"
@@ -38,7 +39,7 @@ constexpr int kGroupBytes = 64 * kPitch;
 constexpr int kStageBytes = WARPS_K * kGroupBytes;
 constexpr int kCopies = (WARPS_K * 64 * RANK_TILES + kThreads - 1) / kThreads;
 constexpr int kSums = RANK_TILES > 0 ? RANK_TILES : 1;
-constexpr float kRound = 1.5f * 8388608.0f;  // added and taken away: rounds to integer, half to even
+constexpr float kRound = 1.5f * 8388608.0f;  // added and taken away: rounds, half to even
 
 static_assert(RANK_TILES % 2 == 0, "a matrix load brings two tiles of 8 ranks");
 static_assert(STAGES >= 2, "a stage is filled while another is read");
@@ -176,7 +177,8 @@ SVDQ_INLINE void add_slices(float (&sum)[kSums][4], unsigned char* shared, int w
 // Grid: x = row tiles, y = splits of k, z = pieces of the ranks. With one split `sums` is lora_act
 // [m, r], otherwise the workspace [splits, m, r].
 SVDQ_KERNEL(kThreads, 1)
-svdq_quantize_w4a4(const unsigned short* __restrict__ x, const unsigned short* __restrict__ lora_down,
+svdq_quantize_w4a4(const unsigned short* __restrict__ x,
+                   const unsigned short* __restrict__ lora_down,
                    const unsigned short* __restrict__ smooth, unsigned char* __restrict__ codes,
                    unsigned short* __restrict__ ascales, float* __restrict__ sums, int m, int k,
                    int r, long long x_row) {
