@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from harness.declare import Kernel, Op
 
 MAX_BYTES: Final = 2**30  # a probe beyond an axis's maximum that needs more is not made
+_OF_VECTORS: Final = (
+    "offset",
+    "strided",
+)  # layouts in which a vector is not contiguous and aligned
 BELOW: Final = "sm75"  # an arch that nothing here claims
 
 
@@ -176,7 +180,7 @@ def _layouts(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:
     for name, spec in op.inputs.items():
         promised = kernel.layouts if name == first else ("contiguous",)
         for layout in LAYOUTS:
-            if layout in promised or (len(spec.shape) == 1 and layout != "offset"):
+            if layout in promised or (len(spec.shape) == 1 and layout not in _OF_VECTORS):
                 continue
             yield Probe(
                 f"{name}.layout={layout}",

@@ -76,6 +76,13 @@ def test_every_neighbour_of_the_domain_is_refused_before_a_launch(op: str) -> No
     assert not wrong
 
 
+def test_a_vector_is_probed_in_each_layout_that_it_can_have() -> None:
+    made = {**probes_of(QUANTIZE), **probes_of(GEMM)}
+    for name in ("smooth", "bias", "wcscales"):
+        layouts = {key for key in made if key.startswith(f"{name}.layout=")}
+        assert layouts == {f"{name}.layout=offset", f"{name}.layout=strided"}
+
+
 @pytest.mark.parametrize("op", [QUANTIZE, GEMM])
 def test_the_fake_refuses_and_accepts_the_same(op: str) -> None:
     made = probes_of(op)
