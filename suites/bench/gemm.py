@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,12 @@ from harness import device as devices
 from harness.launches import record_launches
 from harness.nvrtc import Function, compile_source
 from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
-from kernels.svdq.cuda_policy import choose_gemm, choose_quantize
+from kernels.svdq.cuda_policy import (
+    GEMM_CONFIGS,
+    QUANTIZE_CONFIGS,
+    choose_gemm,
+    choose_quantize,
+)
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
 from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import GROUP
@@ -97,11 +103,7 @@ def weights(n: int, k: int, generator: torch.Generator) -> Weights:
     )
 
 
-def in_turns(
-    first: Sequence[Callable[[], object]],
-    second: Sequence[Callable[[], object]],
-    device: torch.device,
-) -> tuple[float, float]:
+def in_turns(lists: Sequence[Sequence[Callable[[], object]]], device: torch.device) -> list[float]:
     """Median seconds of one call of each list, whose calls are replayed from one graph a list.
 
     Each call of a list has weights of its own, so that none of them lies in the cache: as in a
@@ -109,16 +111,13 @@ def in_turns(
     """
     graphs = [
         devices.replay(lambda calls=calls: [call() for call in calls], (), device).graph  # type: ignore[misc]
-        for calls in (first, second)
+        for calls in lists
     ]
-    times: list[list[float]] = [[], []]
+    times: list[list[float]] = [[] for _ in lists]
     for _ in range(ROUNDS):
         for graph, found in zip(graphs, times, strict=True):
             found.extend(devices.elapsed(graph.replay, device, repeats=BETWEEN))
-    return (
-        statistics.median(times[0]) / len(first),
-        statistics.median(times[1]) / len(second),
-    )
+    return [statistics.median(found) / len(lists[0]) for found in times]
 
 
 def peak(device: torch.device) -> float:
@@ -133,52 +132,100 @@ def peak(device: torch.device) -> float:
     return 2 * 16 * 8 * 32 * 8 * 8 * blocks * PEAK_ROUNDS / min(times)
 
 
-def measure(size: tuple[int, int, int], device: torch.device, fastest: float) -> None:
+@dataclass(frozen=True)
+class Layers:
+    """One input, and as many layers as no cache holds; ``m`` rows, ``n`` outputs, ``k`` inputs."""
+
+    m: int
+    n: int
+    k: int
+    x: Tensor
+    layers: Sequence[Weights]
+
+    @classmethod
+    def of(cls, size: tuple[int, int, int], device: torch.device) -> Layers:
+        """Drawn on the device."""
+        m, n, k = size
+        generator = torch.Generator(device).manual_seed(0)
+        x = torch.randn(m, k, generator=generator, device=device).to(torch.bfloat16)
+        copies = -(-CACHED // (n * k // 2))
+        return cls(m, n, k, x, [weights(n, k, generator) for _ in range(copies)])
+
+    def whole(self) -> list[Callable[[], object]]:
+        """Quantizer and GEMM of every layer."""
+        return [partial(layer, self.x) for layer in self.layers]
+
+    def dense(self) -> list[Callable[[], object]]:
+        """Products in bf16 with weights of the same shapes."""
+        generator = torch.Generator(self.x.device).manual_seed(1)
+        size = (self.n, self.k)
+        made = [
+            torch.randn(size, generator=generator, device=self.x.device, dtype=self.x.dtype)
+            for _ in self.layers
+        ]
+        return [partial(torch.matmul, self.x, weight.T) for weight in made]
+
+    def quantizers(self, config: str | None) -> list[Callable[[], object]]:
+        """The quantizer alone, with each layer's factors."""
+        quantize = svdq_quantize_w4a4_act_fuse_lora_cuda
+        return [
+            lambda layer=layer: quantize(self.x, layer.down, layer.smooth, config=config)[0]  # type: ignore[misc]
+            for layer in self.layers
+        ]
+
+    def gemms(self, config: str | None) -> list[Callable[[], object]]:
+        """The GEMM alone, with each layer's weights on the same activations."""
+        first = self.layers[0]
+        codes, ascales, act = svdq_quantize_w4a4_act_fuse_lora_cuda(
+            self.x, first.down, first.smooth
+        )
+        return [
+            lambda layer=layer: svdq_gemm_w4a4_cuda(  # type: ignore[misc]
+                *(codes, layer.codes, ascales, layer.scales),
+                lora_act=act,
+                lora_up=layer.up,
+                config=config,
+            )
+            for layer in self.layers
+        ]
+
+
+def measure(made: Layers, device: torch.device, fastest: float) -> None:
     """Print one size's times, their ratio, and what the policy chose."""
-    m, n, k = size
-    generator = torch.Generator(device).manual_seed(0)
-    x = torch.randn(m, k, generator=generator, device=device).to(torch.bfloat16)
-    copies = -(-CACHED // (n * k // 2))
-    layers = [weights(n, k, generator) for _ in range(copies)]
-    dense = [torch.randn(n, k, generator=generator, device=device).to(x.dtype) for _ in layers]
-    ours, theirs = in_turns(
-        [lambda layer=layer: layer(x) for layer in layers],  # type: ignore[misc]
-        [lambda weight=weight: torch.matmul(x, weight.T) for weight in dense],  # type: ignore[misc]
-        device,
-    )
+    m, n, k = made.m, made.n, made.k
+    ours, theirs = in_turns([made.whole(), made.dense()], device)
+    quantizer, gemm = in_turns([made.quantizers(None), made.gemms(None)], device)
     count = devices.multiprocessors(device)
-    chosen = f"{choose_quantize(m, k, RANK, count)[0]}, {choose_gemm(m, n, k, count)[0]}"
     print(
         f"  M={m}, N={n}, K={k}: {1e6 * ours:.1f} us, bf16 {1e6 * theirs:.1f} us: "
         f"{theirs / ours:.2f} x; {2e-12 * m * n * k / ours:.0f} TOPS, "
         f"{2 * m * n * k / ours / fastest:.0%} of the peak, "
-        f"{1e-12 * n * k / 2 / ours:.2f} TB/s of weights ({chosen})",
+        f"{1e-12 * n * k / 2 / ours:.2f} TB/s of weights\n"
+        f"    of it the quantizer {1e6 * quantizer:.1f} us "
+        f"({choose_quantize(m, k, RANK, count)[0]}), "
+        f"the GEMM {1e6 * gemm:.1f} us ({choose_gemm(m, n, k, count)[0]})",
         flush=True,
     )
 
 
-def parts(size: tuple[int, int, int], device: torch.device) -> None:
-    """Print the quantizer's and the GEMM's own times, each replayed from a graph of its own."""
-    m, n, k = size
-    generator = torch.Generator(device).manual_seed(0)
-    x = torch.randn(m, k, generator=generator, device=device).to(torch.bfloat16)
-    layers = [weights(n, k, generator) for _ in range(-(-CACHED // (n * k // 2)))]
-    codes, ascales, act = svdq_quantize_w4a4_act_fuse_lora_cuda(x, layers[0].down, layers[0].smooth)
-
-    def quantize(layer: Weights) -> object:
-        return svdq_quantize_w4a4_act_fuse_lora_cuda(x, layer.down, layer.smooth)[0]
-
-    def gemm(layer: Weights) -> object:
-        return svdq_gemm_w4a4_cuda(
-            codes, layer.codes, ascales, layer.scales, lora_act=act, lora_up=layer.up
-        )
-
-    first, second = in_turns(
-        [lambda layer=layer: quantize(layer) for layer in layers],  # type: ignore[misc]
-        [lambda layer=layer: gemm(layer) for layer in layers],  # type: ignore[misc]
-        device,
-    )
-    print(f"    of it the quantizer {1e6 * first:.1f} us, the GEMM {1e6 * second:.1f} us")
+def sweep(made: Layers, device: torch.device) -> None:
+    """Print what both kernels take in each configuration that makes sense, the fastest first."""
+    tall = made.m > 64
+    gemms = [
+        name
+        for name, config in GEMM_CONFIGS.items()
+        if (config.splits == 1 if tall else config.tile.block_m <= max(64, made.m))
+        and config.tile.block_m >= (64 if tall else 16)
+    ]
+    quantizers = [name for name in QUANTIZE_CONFIGS if tall <= name.startswith("m64")]
+    for what, names, calls in (
+        ("quantizer", quantizers, made.quantizers),
+        ("GEMM", gemms, made.gemms),
+    ):
+        times = in_turns([calls(name) for name in names], device)
+        ranked = sorted(zip(times, names, strict=True))
+        words = ", ".join(f"{name} {1e6 * taken:.1f}" for taken, name in ranked)
+        print(f"    us of the {what}: {words}", flush=True)
 
 
 def start_up(device: torch.device) -> None:
@@ -203,22 +250,26 @@ def _start_of(launch: Launch, device: torch.device) -> tuple[float, float]:
         return compiled - start, time.perf_counter() - compiled
 
 
-def on_cuda(device: torch.device) -> None:
+def on_cuda(device: torch.device, *, sweeps: bool = False) -> None:
     """Print all figures of a CUDA device."""
     print(f"W4A4 in CUDA on {devices.describe(device)['device']}, quantizer included:")
     start_up(device)
     fastest = peak(device)
     print(f"  products of bytes, from registers: {1e-12 * fastest:.0f} TOPS")
     for size in SIZES:
-        measure(size, device, fastest)
-        parts(size, device)
+        made = Layers.of(size, device)
+        measure(made, device, fastest)
+        if sweeps:
+            sweep(made, device)
 
 
 def main() -> None:
     """Measure on the device of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda:0")
-    on_cuda(torch.device(parser.parse_args().device))
+    parser.add_argument("--sweep", action="store_true", help="time every configuration too")
+    asked = parser.parse_args()
+    on_cuda(torch.device(asked.device), sweeps=asked.sweep)
 
 
 if __name__ == "__main__":
