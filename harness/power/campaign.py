@@ -173,13 +173,13 @@ class Campaign:
         """What becomes of every mutant, those known from an earlier run first."""
         known, originals = self._finished_rows(), self.originals
         yield from (known[m.id] for m in self.mutants if m.id in known)
-        own = {kernel.name: kernel.module for kernel in self.inventory.kernels}
+        kernels = self._parts()
         tasks = [
             TryMutant(
                 mutation,
                 self.sources[mutation.module],
                 originals[mutation.kernel],
-                wrapper=mutation.module != own[mutation.kernel],
+                wrapper=mutation.module not in kernels,
             )
             for mutation in self.mutants
             if mutation.id not in known
@@ -249,6 +249,11 @@ class Campaign:
     def _targets(self, module: str) -> Iterable[Target]:
         package = module.partition(".")[0]
         return targets(package) if package != module else ()
+
+    def _parts(self) -> set[str]:
+        """Modules in which a fault is the kernel's own, and not that of what wraps it."""
+        own = {kernel.module for kernel in self.inventory.kernels}
+        return own | {t.module for module in own for t in self._targets(module) if not t.wraps}
 
     def _places(self) -> list[tuple[str, str]]:
         """Kernels and modules to mutate for them: their own, their wrappers, further ones."""

@@ -184,7 +184,7 @@ class TryMutant:
     mutation: Mutation
     source: str
     known: Known
-    wrapper: bool  # whether the mutated module is not the kernel's own
+    wrapper: bool  # whether the mutated module only calls the kernel
 
     def perform(self, options: Options, slot: int, send: Callable[[object], None]) -> None:
         """Do it."""

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A module and the kernel that a fault in it concerns."""
+    """A module and the kernel that a fault in it concerns; ``wraps`` if it only calls that."""
 
     kernel: str
     module: str
     path: Path
+    wraps: bool = False
 
     def source(self) -> str:
         """The module's text."""
@@ -44,7 +45,8 @@ def targets(package: str) -> tuple[Target, ...]:
         wrapped = [made[each] for each in _inner_imports(tree) if each in made]
         concerned = wrapped or _users(name, made, trees)
         if concerned and name not in made:
-            found.append(Target(min(concerned, key=lambda d: not d.emulated).kernel, name, path))
+            first = min(concerned, key=lambda each: not each.emulated)
+            found.append(Target(first.kernel, name, path, wraps=bool(wrapped)))
     return tuple(sorted(found, key=lambda target: (target.kernel, target.module)))
 
 

@@ -78,6 +78,12 @@ def test_a_module_beside_the_kernels_of_one_op_is_a_target_of_one_that_can_be_em
     assert modules["kernels.svdq.gemm_arguments"] == "svdq_gemm_w4a4.triton"
     assert modules["kernels.svdq.quantize_arguments"] == "svdq_quantize_w4a4_act_fuse_lora.triton"
     assert "kernels.svdq.domain" not in modules
+    wrapping = {target.module for target in bundled()[0] if target.wraps}
+    assert wrapping == {
+        "kernels.activation.module",
+        "kernels.norm.module",
+        "kernels.svdq.linear",
+    }
 
 
 def test_every_mutant_of_the_bundled_kernels_parses_and_differs() -> None:
