@@ -23,6 +23,7 @@ _HEADERS: Final = {
     "nv/target": "nvidia-cuda-cccl",
 }
 _VERSIONED: Final = "cuda_runtime_api.h"  # holds CUDART_VERSION, and changes with every release
+_BESIDE: Final = "crt/host_defines.h"  # may come with another release than that
 
 
 class ToolkitMissing(ImportError):
@@ -78,15 +79,18 @@ def find(finder: Finder, ask: Callable[[], tuple[tuple[int, int], tuple[int, ...
 
 
 def _include(finder: Finder) -> tuple[Path, ...]:
-    found = (finder.find_nvidia_header_directory(name) for name in ("cudart", "cccl"))
+    """The folders of wheels first; torch's wheels lack ``crt/``, which comes with a toolkit's nvcc."""
+    found = (finder.find_nvidia_header_directory(name) for name in ("cudart", "cccl", "nvcc"))
     return tuple(dict.fromkeys(Path(folder) for folder in found if folder))
 
 
 def _release(include: tuple[Path, ...]) -> str:
-    for folder in include:
-        if (path := folder / _VERSIONED).is_file():
-            return hashlib.sha256(path.read_bytes()).hexdigest()
-    return ""
+    """A hash of the first file of each name that the folders have."""
+    digest = hashlib.sha256()
+    for name in (_VERSIONED, _BESIDE):
+        paths = (folder / name for folder in include)
+        digest.update(next((path.read_bytes() for path in paths if path.is_file()), b""))
+    return digest.hexdigest()
 
 
 def _ask_compiler() -> tuple[tuple[int, int], tuple[int, ...]]:

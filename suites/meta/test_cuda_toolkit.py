@@ -50,6 +50,23 @@ def test_a_whole_toolkit_is_described(tmp_path: Path) -> None:
     assert cuda_toolkit.find(finder, lambda: version(13, 2)).headers != found.headers
 
 
+def test_a_header_that_the_wheels_lack_is_taken_from_a_toolkit(tmp_path: Path) -> None:
+    wheels, installed = tmp_path / "wheels", tmp_path / "toolkit"
+    for folder in (wheels, installed):
+        folder.mkdir()
+    headers(wheels, "cuda_fp16.h", "nv/target", "cuda_runtime_api.h")
+    headers(installed, "crt/host_defines.h")
+
+    class Both(Folders):
+        def find_nvidia_header_directory(self, name: str, /) -> str | None:
+            return str(installed if name == "nvcc" else wheels)
+
+    found = cuda_toolkit.find(Both(None), lambda: version(13))
+    assert found.include == (wheels, installed)
+    (installed / "crt/host_defines.h").write_text("another release")
+    assert cuda_toolkit.find(Both(None), lambda: version(13)).headers != found.headers
+
+
 def test_a_missing_compiler_says_what_to_install() -> None:
     def ask() -> tuple[tuple[int, int], tuple[int, ...]]:
         msg = "Failure finding libnvrtc.so.13"
