@@ -149,16 +149,6 @@ def _compile(source: Source, arch: str, target: str, core: Any, tools: Toolkit) 
     return cubins.Binary(bytes(made.code), symbol, said)
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """A stream of torch's, as cuda-core takes streams of others."""
-
-    handle: int
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self.handle
-
-
 class _Loaded:
     """A kernel on one device, with the dynamic shared memory that it was allowed so far."""
 
@@ -234,7 +224,8 @@ class Function:
             loaded = self._load(where, core)
             self._allow(loaded, shared_bytes, where)
             handle = device.current_stream(where) if stream is None else stream
-            core.launch(_Stream(handle), config, loaded.kernel, *map(_passed, values))
+            stream_of_torch = core.Stream.from_handle(handle)
+            core.launch(stream_of_torch, config, loaded.kernel, *map(_passed, values))
 
     def load(self, where: torch.device) -> None:
         """Compile and load for a CUDA device, with its index, ahead of the first launch."""
