@@ -79,7 +79,7 @@ def find(finder: Finder, ask: Callable[[], tuple[tuple[int, int], tuple[int, ...
 
 
 def _include(finder: Finder) -> tuple[Path, ...]:
-    """The folders of wheels first; torch's wheels lack ``crt/``, which comes with a toolkit's nvcc."""
+    """The folders of wheels first; torch's wheels lack ``crt/``, which comes with nvcc."""
     found = (finder.find_nvidia_header_directory(name) for name in ("cudart", "cccl", "nvcc"))
     return tuple(dict.fromkeys(Path(folder) for folder in found if folder))
 
