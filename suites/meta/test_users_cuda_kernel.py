@@ -9,7 +9,7 @@ import pytest
 from harness.arch import ARCHES
 from harness.device import present_archs
 from suites.meta.scale_cuda import require_compiler
-from suites.meta.users_project import RECORDS, Project, failure, make, ran
+from suites.meta.users_project import RECORDS, Project, failure, ran
 
 pytest_plugins = ("pytester",)
 
@@ -61,11 +61,6 @@ def scale_it(x, factor):
         SCALE.launch(x, y, len(x), factor, grid=-(-len(x) // 256), block=256)
     return y
 """
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return make(pytester, monkeypatch)
 
 
 def test_it_compiles_for_every_arch_and_is_safe_to_import(project: Project) -> None:
