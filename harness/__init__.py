@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from harness.budget import Expected, Term
     from harness.declare import kernel, op, output, size, tensor
     from harness.subjects import Sample, subject
+    from harness.upstream import Upstream
 
 __version__ = "0.1.0"
 
@@ -16,6 +17,7 @@ _HOMES = {
     "Expected": "harness.budget",
     "Sample": "harness.subjects",
     "Term": "harness.budget",
+    "Upstream": "harness.upstream",
     "kernel": "harness.declare",
     "op": "harness.declare",
     "output": "harness.declare",
@@ -24,7 +26,18 @@ _HOMES = {
     "tensor": "harness.declare",
 }
 
-__all__ = ["Expected", "Sample", "Term", "kernel", "op", "output", "size", "subject", "tensor"]
+__all__ = [
+    "Expected",
+    "Sample",
+    "Term",
+    "Upstream",
+    "kernel",
+    "op",
+    "output",
+    "size",
+    "subject",
+    "tensor",
+]
 
 
 def __getattr__(name: str) -> object:

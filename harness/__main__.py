@@ -77,8 +77,8 @@ def _table(options: argparse.Namespace) -> int:
     results = table.verdicts(claimed, records)
     for line in table.lines(results):
         print("".join(segment.text for segment in line).rstrip())
-    for line_of_skips in table.skips(records):
-        print(line_of_skips)
+    for words in (*table.skips(records), *table.accuracies(records)):
+        print(words)
     print(table.totals(results))
     return int(any(found.verdict == "failed" for found in records))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.budget import Term
+    from harness.upstream import Upstream
     from harness.values import Family
 
     DtypeRule = str | Callable[[torch.dtype, Mapping[str, object]], torch.dtype]
@@ -87,6 +88,7 @@ class Op:
     exact: Mapping[str, float]
     independent: tuple[str, ...]
     place: str
+    upstream: Upstream | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -188,6 +190,7 @@ def op(
     families: Mapping[str, Family] | None = None,
     exact: Mapping[str, float] | None = None,
     independent: Sequence[str] = (),
+    upstream: Upstream | None = None,
 ) -> Callable[[Function], Function]:
     """Declare the function below as the dense reference of the op of its name.
 
@@ -201,7 +204,9 @@ def op(
     it. ``exact`` maps a family to a quantum, a power of two, of which every term and partial sum is
     a multiple on inputs of that family: while sums stay below 2^24 quanta the result must be equal
     bit for bit. ``independent`` names axes along which one index must not influence the outputs of
-    another: garbage in one row leaves the others' bits alone. Raises InvalidDeclaration.
+    another: garbage in one row leaves the others' bits alone. ``upstream`` emulates what the op's
+    kernels are ported from: they are held against its accuracy (``harness.upstream``). Raises
+    InvalidDeclaration.
     """
 
     def declare(function: Function) -> Function:
@@ -225,6 +230,7 @@ def op(
             exact=dict(exact or {}),
             independent=tuple(independent),
             place=_place(function),
+            upstream=upstream,
         )
         check_op(declared)
         registry.add_op(declared)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # first configuration alone is asked, and the first case is the smallest that there is.
 RERUN: Final = {Evidence.EMULATED: 6, Evidence.DEVICE: 12}
 SEQUENCE: Final = {Evidence.EMULATED: 4, Evidence.DEVICE: 4}
+# Of these the original may have no result for many: those cost nothing.
+UPSTREAM: Final = {Evidence.EMULATED: 24, Evidence.DEVICE: 96}
 NEIGHBOUR: Final = {Evidence.EMULATED: 5, Evidence.DEVICE: 12}
 REPEATS: Final = {Evidence.EMULATED: 2, Evidence.DEVICE: 6}
 
@@ -119,6 +121,38 @@ def keeps_neighbours_apart(check: Check) -> None:
     check.explore(judged, _scope(check, "neighbour", NEIGHBOUR))
 
 
+def is_as_accurate_as_upstream(check: Check) -> None:
+    """The kernel's rms error beside that of what it was ported from, on the same cases."""
+    from harness import upstream
+    from harness.check import Scope
+    from harness.execute import build, observe
+    from harness.judge import Judgement, findings_of_run
+    from harness.reference import expectations
+
+    op, ledger = check.op, upstream.Ledger()
+
+    def judged(case: Case) -> Judgement:
+        call = build(op, case, check.device)
+        originals = upstream.original_of(op, case, call.tensors)
+        if not originals:
+            ledger.refused += 1
+            return Judgement((), {})
+        seen = observe(op, check.kernel, call, check.device)
+        if seen.error is None:
+            make = partial(expectations, op, case, call.tensors)
+            values = check.truths.get(op, case, call.tensors, make)
+            ledger.add(case, seen.outputs, originals, values)
+        return Judgement(findings_of_run(seen), {})
+
+    count = check.settings.cases or UPSTREAM[check.cell.evidence]
+    check.explore(judged, Scope(kind="upstream", examples=count))
+    check.figures |= ledger.figures()
+    if ledger.points:
+        check.case = f"{ledger.worst.case}/upstream"
+    if op.upstream is not None and (words := ledger.verdict(op.upstream)):
+        check.fail([words], check.case)
+
+
 def rejects_impostors(check: Check) -> None:
     """The op's declaration rejects zeros, the negated result and other results that are wrong."""
     from harness import impostors
@@ -192,6 +226,7 @@ CHECKS: Final[tuple[LayerCheck, ...]] = (
     _named(Layer.NUMERIC, leaves_other_calls_alone, by_dtype=True),
     _named(Layer.NUMERIC, keeps_neighbours_apart, by_dtype=True, needs="independent"),
     _named(Layer.NUMERIC, rejects_impostors, by_dtype=True),
+    _named(Layer.NUMERIC, is_as_accurate_as_upstream, by_dtype=True, needs="upstream"),
     _named(Layer.MODULE, is_its_dense_twin_however_it_runs),
     _named(Layer.BOUNDARY, refuses_the_neighbours_of_its_domain),
 )

@@ -149,6 +149,10 @@ def summarize(run: Run, reporter: pytest.TerminalReporter) -> None:
             markup = {segment.colour: True} if segment.colour else {}
             reporter.write(segment.text, **markup)
         reporter.write("\n")
-    for words in (*table.skips(run.records), *table.unfair(run.records)):
+    for words in (
+        *table.skips(run.records),
+        *table.unfair(run.records),
+        *table.accuracies(run.records),
+    ):
         reporter.write_line(words)
     reporter.write_line(table.totals(results))

@@ -51,6 +51,7 @@ def check_op(op: Op) -> None:
     _check_params(op)
     _check_families(op)
     _check_independent(op)
+    _check_upstream(op)
     accepted = inspect.signature(op.reference).parameters
     if missing := {*op.inputs, *op.params} - set(accepted):
         msg = (
@@ -126,6 +127,21 @@ def _check_independent(op: Op) -> None:
                 raise InvalidDeclaration(msg)
     if len(set(op.independent)) < len(op.independent):
         msg = f"{op.name}: independent={op.independent!r} names an axis twice; name it once"
+        raise InvalidDeclaration(msg)
+
+
+def _check_upstream(op: Op) -> None:
+    if op.upstream is None:
+        return
+    from harness.upstream import Upstream
+
+    _check_kind(f"{op.name}: upstream", op.upstream, Upstream)
+    accepted, limit = inspect.signature(op.upstream.function).parameters, op.upstream.at_most
+    if missing := {*op.inputs, *op.params} - set(accepted):
+        msg = f"{op.name}: upstream's function takes {list(accepted)}, not {sorted(missing)}"
+        raise InvalidDeclaration(msg)
+    if limit is not None and not 0 < limit < math.inf:
+        msg = f"{op.name}: upstream has at_most={limit!r}; need a finite ratio > 0, or None"
         raise InvalidDeclaration(msg)
 
 

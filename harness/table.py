@@ -88,6 +88,21 @@ def unfair(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
+def accuracies(records: Iterable[Record]) -> list[str]:
+    """How accurate kernels are beside what they were ported from, a line for each check."""
+    said = []
+    for found in records:
+        families, case = found.figures.get("of_upstream_error"), found.figures.get
+        if isinstance(families, dict) and families:
+            worst = max(families, key=families.__getitem__)
+            said.append(
+                f"rms error of {found.kernel} on {found.arch}, {found.check}: at most "
+                f"{families[worst]:.3g} x the original's, over values={worst}; worst case "
+                f"{case('worst_of_upstream_error'):.3g} x, {case('worst_of_upstream')}"
+            )
+    return said
+
+
 def _listed(figure: object) -> list[object]:
     return figure if isinstance(figure, list) else []
 

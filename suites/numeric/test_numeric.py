@@ -35,3 +35,8 @@ def test_keeps_neighbours_apart(parity: Check) -> None:
 @pytest.mark.parity(layer="numeric", by="dtype", kind="impostor")
 def test_rejects_impostors(parity: Check) -> None:
     layers.rejects_impostors(parity)
+
+
+@pytest.mark.parity(layer="numeric", by="dtype", kind="upstream", needs="upstream")
+def test_is_as_accurate_as_upstream(parity: Check) -> None:
+    layers.is_as_accurate_as_upstream(parity)
