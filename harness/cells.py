@@ -25,6 +25,7 @@ class Layer(StrEnum):
     MODULE = "module"
     E2E = "e2e"
     BOUNDARY = "boundary"
+    SANITIZE = "sanitize"
 
 
 class Evidence(StrEnum):
@@ -75,12 +76,15 @@ class Cell:
 EVERYWHERE: Final = (Layer.FAKE_SHAPE, Layer.NUMERIC, Layer.BOUNDARY)
 
 
-def cells_of(kernel: Kernel, subjects: Iterable[Subject]) -> Iterator[Cell]:
+def cells_of(
+    kernel: Kernel, subjects: Iterable[Subject], *, sanitize: bool = False
+) -> Iterator[Cell]:
     """The cells that a kernel's declaration claims.
 
     A kernel without ``torch_op`` has no fake implementation, so no fake_shape cell; module and e2e
     cells come from the subjects (modules and models) that name the kernel's op; a kernel that
-    cannot be emulated has only import_safety on the CPU.
+    cannot be emulated has only import_safety on the CPU. ``sanitize`` adds that layer, which takes
+    minutes and a tool of its own, so that a run has it only when it asks for it.
     """
     used = [subject for subject in subjects if kernel.op in subject.ops]
     layers = [layer for layer in EVERYWHERE if layer != Layer.FAKE_SHAPE or kernel.torch_op]
@@ -91,9 +95,15 @@ def cells_of(kernel: Kernel, subjects: Iterable[Subject]) -> Iterator[Cell]:
     for arch in kernel.archs:
         yield Cell(kernel.name, arch, Layer.COMPILE)
         yield from (Cell(kernel.name, arch, layer) for layer in layers)
+        if sanitize:
+            yield Cell(kernel.name, arch, Layer.SANITIZE)
 
 
-def inventory(kernels: Iterable[Kernel], subjects: Iterable[Subject]) -> tuple[Cell, ...]:
-    """All cells that the kernels claim, in order."""
+def inventory(
+    kernels: Iterable[Kernel], subjects: Iterable[Subject], *, sanitize: bool = False
+) -> tuple[Cell, ...]:
+    """All cells that the kernels claim, in order; those of the layer sanitize if asked for."""
     subjects = tuple(subjects)
-    return tuple(cell for kernel in kernels for cell in cells_of(kernel, subjects))
+    return tuple(
+        cell for kernel in kernels for cell in cells_of(kernel, subjects, sanitize=sanitize)
+    )

@@ -52,13 +52,18 @@ class Scope:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options of the run that a check needs; ``cases`` None means the default of the evidence."""
+    """Options of the run that a check needs; ``cases`` None means the default of the evidence.
+
+    ``declare`` are the targets that another process has to load to have the same kernels.
+    """
 
     seed: int = 0
     cases: int | None = None
     database: Path | None = None
     only: str | None = None
     e2e_model: Path | None = None
+    declare: tuple[str, ...] = ()
+    sanitizer: Path | None = None
 
 
 # Counts per cell and dtype, from the kill curves of docs/power.md: what is caught at all is caught

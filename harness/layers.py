@@ -1,6 +1,7 @@
 """What the layers check of a cell: each suite's test runs one of these, and so may any other run.
 
-The layers compile, import_safety and e2e need more than a cell; their checks are in their suites.
+The layers compile, import_safety, e2e and sanitize need more than a cell; their checks are in their
+suites.
 """
 
 from __future__ import annotations

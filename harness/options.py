@@ -11,7 +11,7 @@ import pytest
 
 from harness.arch import ARCHES, CPU
 from harness.cells import Layer
-from harness.selection import Selection
+from harness.selection import Selection, kind_of
 
 if TYPE_CHECKING:
     from harness.check import Settings
@@ -48,7 +48,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--cases",
         type=_positive,
         metavar="N",
-        help="generated cases per kernel, arch and dtype (default 18 emulated, 96 on a device)",
+        help="generated cases per kernel, arch and dtype (default 18 emulated, 96 on a device); "
+        "under each tool of the layer sanitize at most that many",
     )
     add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
     add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
@@ -59,6 +60,17 @@ def add_options(parser: pytest.Parser) -> None:
         help="draw the errors of each failing numeric check into a PNG file in DIR",
     )
     add("--e2e-model", type=Path, metavar="DIR", help="folder of the end-to-end model's files")
+    add(
+        "--sanitize",
+        action="store_true",
+        help="also the layer sanitize; -m or --layer with that word asks for it too",
+    )
+    add(
+        "--compute-sanitizer",
+        type=Path,
+        metavar="PATH",
+        help="NVIDIA's compute-sanitizer, where it is not on the PATH",
+    )
     parser.addini("parity_declare", "packages or files that declare ops and kernels", "args", [])
 
 
@@ -119,6 +131,24 @@ def settings_of(config: pytest.Config) -> Settings:
         database=config.rootpath / ".hypothesis" / "kernel-parity",
         only=config.option.case,
         e2e_model=config.option.e2e_model,
+        declare=targets_of(config),
+        sanitizer=config.option.compute_sanitizer,
+    )
+
+
+def targets_of(config: pytest.Config) -> tuple[str, ...]:
+    """What declares ops and kernels, in order."""
+    return (*config.getini("parity_declare"), *config.option.declare)
+
+
+def asks_to_sanitize(config: pytest.Config) -> bool:
+    """Whether a run asks for the layer sanitize, by any option that can name it."""
+    option = config.option
+    return (
+        option.sanitize
+        or Layer.SANITIZE in option.layer
+        or kind_of(option.case or "")[1] == Layer.SANITIZE
+        or re.search(rf"(?<!\bnot )\b{Layer.SANITIZE}\b", option.markexpr) is not None
     )
 
 

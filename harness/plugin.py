@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from harness.cells import Layer
-from harness.options import add_options, register_markers, selection_of, settings_of
+from harness.options import (
+    add_options,
+    asks_to_sanitize,
+    register_markers,
+    selection_of,
+    settings_of,
+    targets_of,
+)
 from harness.reporting import CHECK, Collector, Run, attach_record, draw, hand_over, summarize
 from harness.selection import Request
 
@@ -108,8 +115,9 @@ def _load(config: pytest.Config) -> None:
 
     run.loaded = True
     try:
-        registry.load_all([*config.getini("parity_declare"), *config.option.declare])
-        cells = inventory(registry.kernels(), registry.subjects())
+        registry.load_all(targets_of(config))
+        sanitize = asks_to_sanitize(config)
+        cells = inventory(registry.kernels(), registry.subjects(), sanitize=sanitize)
         selection_of(config).check()
     except (LookupError, ValueError, ImportError) as error:
         run.refusal = str(error)

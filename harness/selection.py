@@ -88,5 +88,6 @@ class Selection:
         if kind_of(str(self.case))[1] != request.kind:
             return False
         if request.dtype is None:
-            return request.cell.layer is Layer.COMPILE  # its cases are a list over all dtypes
+            # Their cases are a list over all dtypes.
+            return request.cell.layer in {Layer.COMPILE, Layer.SANITIZE}
         return f"dtype={request.dtype}," in str(self.case)

@@ -112,7 +112,8 @@ def lines(
 ) -> Iterator[list[Segment]]:
     """The table's lines; an arch of a kernel none of whose cells was checked is left to totals."""
     glyphs = GLYPHS if unicode else _ASCII
-    heads = "".join(_HEADS.get(layer, layer.value).ljust(_WIDTH) for layer in Layer)
+    layers = _columns(results)
+    heads = "".join(_HEADS.get(layer, layer.value).ljust(_WIDTH) for layer in layers)
     yield [Segment(f"{'':8}{heads}".rstrip())]
     shown = {(c.kernel, c.arch) for c, (v, _) in results.items() if v is not Verdict.UNCOVERED}
     for kernel in dict.fromkeys(kernel for kernel, _ in (_key(cell) for cell in results)):
@@ -120,10 +121,16 @@ def lines(
         if archs:
             yield [Segment(kernel)]
         for arch in archs:
-            yield [Segment(f"  {arch:6}"), *_row(results, kernel, arch, glyphs)]
+            yield [Segment(f"  {arch:6}"), *_row(results, kernel, arch, glyphs, layers)]
     legend = ", ".join(f"{glyphs[verdict]} {verdict}" for verdict in Verdict)
     yield [Segment(f"{legend}, blank not claimed; dev ran on that arch, emu interpreted,")]
     yield [Segment("cmp machine code inspected, fake metadata only")]
+
+
+def _columns(results: Iterable[Cell]) -> list[Layer]:
+    """Every layer, the one that a run has to ask for only where it was asked for."""
+    asked = any(cell.layer is Layer.SANITIZE for cell in results)
+    return [layer for layer in Layer if asked or layer is not Layer.SANITIZE]
 
 
 def _key(cell: Cell) -> tuple[str, str]:
@@ -135,8 +142,9 @@ def _row(
     kernel: str,
     arch: str,
     glyphs: Mapping[Verdict, str],
+    layers: Iterable[Layer],
 ) -> Iterator[Segment]:
-    for layer in Layer:
+    for layer in layers:
         result = results.get(Cell(kernel, arch, layer))
         if result is None:
             yield Segment(" " * _WIDTH)
