@@ -213,12 +213,16 @@ def judge(
 
 
 def narrow(sanitizer: Sanitizer, tool: str, cases: Sequence[Case]) -> str:
-    """The id of a case that shows a finding alone; nothing if half of them, or it, does not."""
+    """The id of one of ``cases``, which together show a finding, that shows one alone; or nothing.
+
+    A run takes many seconds, so what was seen is not run again.
+    """
+    seen = True
     while len(cases) > 1:
         middle = len(cases) // 2
-        first = run(sanitizer, tool, cases[:middle]).report.wrong
-        cases = cases[:middle] if first else cases[middle:]
-    return cases[0].id if run(sanitizer, tool, cases).report.wrong else ""
+        seen = bool(run(sanitizer, tool, cases[:middle]).report.wrong)
+        cases = cases[:middle] if seen else cases[middle:]
+    return cases[0].id if seen or run(sanitizer, tool, cases).report.wrong else ""
 
 
 def problems(outcome: Outcome, cases: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -103,6 +104,14 @@ def test_the_case_is_found_by_halves(fake: Callable[..., Sanitizer], seed: int) 
     tool = fake(synccheck=FAULTY["synccheck"], at=f"seed={seed}")
     (found,) = judge(tool, "synccheck", several(5))[1]
     assert found.case == ID.format(seed)
+
+
+def test_what_was_seen_is_not_run_again(fake: Callable[..., Sanitizer]) -> None:
+    tool = fake(memcheck=FAULTY["memcheck"], at="seed=0")
+    missing = replace(tool, path="/no/such/tool")
+    assert sanitizer.narrow(missing, "memcheck", several(1)) == ID.format(0)
+    assert sanitizer.narrow(missing, "memcheck", several(2)) == ""
+    assert sanitizer.narrow(tool, "memcheck", several(2)) == ID.format(0)
 
 
 def test_a_fault_that_shows_in_company_alone_is_red_too(fake: Callable[..., Sanitizer]) -> None:

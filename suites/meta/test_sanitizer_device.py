@@ -102,8 +102,8 @@ def path(tmp_path: Path) -> Iterator[str]:
 
 
 def found(path: str, tool: str, variant: str) -> tuple[Outcome, tuple[Finding, ...]]:
-    """What a tool says of a kernel on two cases, on this machine's first GPU."""
-    cases = cases_of(registry.op("row_sums"), registry.kernel(f"row_sums.cuda.{variant}"))
+    """What a tool says of a kernel on one case, on this machine's first GPU."""
+    cases = cases_of(registry.op("row_sums"), registry.kernel(f"row_sums.cuda.{variant}"))[:1]
     sanitizer = Sanitizer(path=find(), arch=present_archs()[0], declare=(path,), seconds=120)
     return judge(sanitizer, tool, cases)
 
@@ -112,7 +112,7 @@ def found(path: str, tool: str, variant: str) -> tuple[Outcome, tuple[Finding, .
 def test_a_sound_kernel_is_clean(path: str, tool: str) -> None:
     outcome, findings = found(path, tool, "sound")
     assert [finding.words for finding in findings] == []
-    assert (outcome.ended, outcome.launches, outcome.report.errors) == (2, 2, 0)
+    assert (outcome.ended, outcome.launches, outcome.report.errors) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
