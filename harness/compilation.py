@@ -76,7 +76,7 @@ def compile_case(op: Op, kernel: Kernel, case: Case, arch: str) -> Compiled:
     Raises NothingLaunched, CompileFailed with the compiler's message, BackendMissing, or
     UnsupportedArch.
     """
-    launches = _launches(op, kernel, case, arch)
+    launches = launches_of(op, kernel, case, arch)
     return Compiled(case, tuple(_compile(launch, arch) for launch in launches))
 
 
@@ -126,7 +126,8 @@ def _matrix(artifact: Artifact) -> set[str]:
     return {match[0] for line in lines if (match := re.search(r"\b\w*MMA[\w.]*", line))}
 
 
-def _launches(op: Op, kernel: Kernel, case: Case, arch: str) -> list[Launch]:
+def launches_of(op: Op, kernel: Kernel, case: Case, arch: str) -> list[Launch]:
+    """What ``case`` would launch on ``arch``; nothing is executed. Raises NothingLaunched."""
     call = build(op, case, torch.device("cpu"))
     with torch.no_grad(), devices.pretend(arch), capture_launches() as launches:
         kernel.function(**call.arguments)

@@ -27,7 +27,7 @@ from harness.arch import CPU
 from harness.power import matrix, witness
 from harness.power.correct import Judged
 from harness.power.isolation import Ending, Limits, run
-from harness.power.mutation import mutations, sample
+from harness.power.mutation import RULES, mutations, sample
 from harness.power.session import (
     MAIN,
     Began,
@@ -40,7 +40,7 @@ from harness.power.session import (
     TryCorrect,
     TryMutant,
 )
-from harness.power.targets import targets
+from harness.power.targets import suffix_of, targets
 from harness.power.trace import Step
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ class Campaign:
         return [known[name] for name in (self.wanted.kernels or known)]
 
     def _of(self, kernel: str, module: str) -> list[Mutation]:
-        found = mutations(kernel, module, self.sources[module])
+        found = mutations(kernel, module, self.sources[module], suffix=suffix_of(module))
         own = any(k.name == kernel and k.module == module for k in self.inventory.kernels)
         if own and not found:
             msg = f"kernel={kernel!r} has no mutant: no rule fits {module}; nothing would be shown"
@@ -363,14 +363,14 @@ def _refuse_broken(finished: Finished[LookAtOriginal]) -> None:
 
 
 def _sources_of(root: str) -> list[Path]:
-    """All Python files of a package, or the one file of a module or of a path."""
+    """All sources of a package, or the one file of a module or of a path."""
     if root.endswith(".py"):
         return [Path(root)]
     spec = importlib.util.find_spec(root)
     if spec is None:
         return []
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    files = [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix in RULES]
     return files or [Path(str(spec.origin))]
 
 

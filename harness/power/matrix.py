@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.power import foreign
 from harness.power.isolation import Ending
-from harness.power.session import LOADS, MAIN, OURS, Began, Concluded
+from harness.power.session import LOADS, MAIN, OURS, Began, Concluded, Uncompiled
 from harness.power.trace import Step
 from harness.power.witness import SEARCH, Difference
 
@@ -45,6 +45,7 @@ class Status(StrEnum):
     EQUIVALENT = "equivalent"  # never differed
     BENIGN = "benign"  # differed in bits, and is not worse
     ACCUSED = "accused"  # killed without a witness: perhaps a correct kernel
+    INAPPLICABLE = "inapplicable"  # does not compile: no mutant of the kernel at all
     UNKNOWN = "unknown"  # the harness itself failed on it
 
 
@@ -103,7 +104,9 @@ def row(mutation: Mutation, finished: Finished[TryMutant], original: Original) -
     concluded = ends[0] if ends else Concluded(Difference.NONE, "")
     default = [step for step in steps if _in_default_run(step)]
     kills = [*_kills(default, original), *_violent(finished, began)]
-    if finished.ending not in {Ending.DONE, Ending.FAILED}:
+    if words := _uncompiled(finished):
+        kills, concluded = [], Concluded(Difference.NONE, words)
+    elif finished.ending not in {Ending.DONE, Ending.FAILED}:
         concluded = Concluded(Difference.WITNESSED, f"{finished.ending}: {began[-1].name}")
     return Row(
         id=mutation.id,
@@ -164,7 +167,14 @@ def _violent(finished: Finished[TryMutant], began: Sequence[Key]) -> list[Kill]:
     return [Kill(layer, check, family, str(finished.ending), 1, name, finished.words[-300:])]
 
 
+def _uncompiled(finished: Finished[TryMutant]) -> str:
+    """What the compiler said of a mutant that it refused."""
+    return next((m.words for m in finished.messages if isinstance(m, Uncompiled)), "")
+
+
 def _status(finished: Finished[TryMutant], concluded: Concluded, *, killed: bool) -> Status:
+    if _uncompiled(finished):
+        return Status.INAPPLICABLE
     if finished.ending is Ending.FAILED:
         return Status.UNKNOWN
     if concluded.difference is Difference.WITNESSED:

@@ -2,7 +2,7 @@
 
 A mutant remembers the lines around it. Where they are no longer what they were, it is an error: a
 fault that does not apply must never count as caught. ``python -m harness.power.mutation`` counts
-those of the bundled kernels.
+those of the bundled kernels, and lists those of one with ``--list --kernel NAME``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
 
-from harness.power import rules_host, rules_kernel
+from harness.power import cpp, rules_cuda, rules_host, rules_kernel
 from harness.power.syntax import FAMILIES, Edit, Rules, edits_by
 from harness.power.targets import targets
 
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 RULES: Final[dict[str, tuple[Rules, ...]]] = {
-    ".py": (edits_by(rules_kernel.RULES), edits_by(rules_host.RULES))
+    ".py": (edits_by(rules_kernel.RULES), edits_by(rules_host.RULES)),
+    **dict.fromkeys(cpp.SUFFIXES, (cpp.edits_by(rules_cuda.RULES),)),
 }
-_PARSERS: Final[dict[str, Callable[[str], object]]] = {".py": ast.parse}
+# By language, what raises SyntaxError for a source and a faulty one that is no source.
+_CHECKS: Final[dict[str, Callable[[str, str], object]]] = {
+    ".py": lambda _, changed: ast.parse(changed),
+    **dict.fromkeys(cpp.SUFFIXES, cpp.check),
+}
 _HELD_OUT: Final = 3  # one mutant of so many stays unseen while inputs and oracles are tuned
 _DIGITS: Final = 8  # of a digest; among a thousand mutants two agree once in ten thousand sources
 
@@ -99,7 +104,7 @@ def mutations(kernel: str, module: str, source: str, *, suffix: str = ".py") -> 
         if (changed := source[: edit.start] + edit.after + source[edit.end :]) in results:
             continue
         results.add(changed)
-        _check(mutation, changed, suffix)
+        _check(mutation, source, changed, suffix)
         found.append(mutation)
     return found
 
@@ -179,9 +184,9 @@ def _lines(source: str, start: int, end: int) -> tuple[int, int]:
     return source.rfind("\n", 0, start) + 1, len(source) if last < 0 else last
 
 
-def _check(mutation: Mutation, changed: str, suffix: str) -> None:
+def _check(mutation: Mutation, source: str, changed: str, suffix: str) -> None:
     try:
-        _PARSERS[suffix](changed)
+        _CHECKS[suffix](source, changed)
     except SyntaxError as error:
         msg = (
             f"rule={mutation.rule!r} makes {mutation.after!r} of {mutation.before!r} in "
@@ -195,11 +200,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="harness.power.mutation", description=main.__doc__)
     parser.add_argument("--package", default="kernels", help="the package whose kernels to mutate")
     parser.add_argument("--list", action="store_true", help="print every mutant on a line")
+    parser.add_argument("--kernel", metavar="NAME", help="those of this kernel alone")
     options = parser.parse_args(arguments)
+    places = targets(options.package)
+    if options.kernel and options.kernel not in (known := sorted({t.kernel for t in places})):
+        parser.error(f"kernel={options.kernel!r} is unknown; known: {', '.join(known)}")
     found = [
         each
-        for target in targets(options.package)
-        for each in mutations(target.kernel, target.module, target.source())
+        for target in places
+        if options.kernel in {None, target.kernel}
+        for each in mutations(target.kernel, target.module, target.source(), suffix=target.suffix)
     ]
     lines = _listed(found) if options.list else _table(found)
     sys.stdout.writelines(f"{line}\n" for line in lines)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _LISTED: Final = 24  # rows of a list; the JSON has all
 _CUT: Final = 90
+_UNCOUNTED: Final = (
+    *(Status.EQUIVALENT, Status.BENIGN, Status.ACCUSED, Status.INAPPLICABLE, Status.UNKNOWN),
+)
 
 
 class NoPlace(ValueError):
@@ -161,15 +164,14 @@ def _scores(rows: Sequence[Row]) -> str:
     def line(name: str, group: Sequence[Row]) -> list[object]:
         found, counts = scores.score(group), scores.statuses(group)
         share = f"{100 * found.share:.1f} %" if found.of else "-"
-        rest = [counts[s] or "" for s in ("equivalent", "benign", "accused", "unknown")]
+        rest = [counts[s] or "" for s in _UNCOUNTED]
         return [name, len(group), found.of, found.killed, share, *rest]
 
     lines = [line("all", rows)]
     lines += [line(n, g) for n, g in scores.grouped(rows, _half).items()]
     lines += [line(f"family {n}", g) for n, g in scores.grouped(rows, lambda r: r.family).items()]
     lines += [line(n, g) for n, g in scores.grouped(rows, lambda r: r.kernel).items()]
-    head = ("mutants", "made", "witnessed", "killed", "score",
-            "equivalent", "benign", "accused", "unknown")  # fmt: skip
+    head = ("mutants", "made", "witnessed", "killed", "score", *_UNCOUNTED)
     cost = f"{scores.seconds_per_kill(rows):.2f} seconds of one core or device slot per kill."
     return f"{table(head, lines)}\n\n{cost}"
 

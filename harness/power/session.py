@@ -19,9 +19,11 @@ import triton
 from harness import device as devices
 from harness import registry
 from harness.arch import CPU
+from harness.artifact import CompileFailed
 from harness.cells import Evidence, Layer
 from harness.check import CASES
-from harness.power import correct, examine, foreign, plant, witness
+from harness.power import correct, examine, foreign, machine_code, plant, witness
+from harness.power.targets import suffix_of
 from harness.power.trace import Key, Step
 
 if TYPE_CHECKING:
@@ -116,6 +118,13 @@ class Concluded:
 
 
 @dataclass(frozen=True)
+class Uncompiled:
+    """A mutant that is no program: it says nothing of the checks, and counts nowhere."""
+
+    words: str
+
+
+@dataclass(frozen=True)
 class TakeInventory:
     """Load all that is declared; sends an Inventory. Raises CannotLoad."""
 
@@ -190,16 +199,38 @@ class TryMutant:
         """Do it."""
         comparer = witness.Comparer(self.known.original)
         _take_device(options, slot)
-        with suppress(examine.Enough):
-            send(Began(LOADS))
-            folder = options.folder / "children" / f"planted-{slot}"
-            plant.serve(self.mutation.module, self.mutation.apply(self.source), folder)
-            if words := _load_errors(options.targets):
-                comparer.words = words
-                send(Step(key=LOADS, oracles=("import",), words=words, outcome="fails"))
-            else:
-                self._examine(options, send, comparer)
+        try:
+            with suppress(examine.Enough):
+                self._try(options, slot, send, comparer)
+        except CompileFailed as error:
+            send(Uncompiled(str(error)))
         send(Concluded(comparer.conclude(), comparer.words))
+
+    @property
+    def _is_file(self) -> bool:
+        """Whether the fault is in a file that a module reads, and not in a module."""
+        return suffix_of(self.mutation.module) != ".py"
+
+    def _try(
+        self,
+        options: Options,
+        slot: int,
+        send: Callable[[object], None],
+        comparer: witness.Comparer,
+    ) -> None:
+        send(Began(LOADS))
+        folder = options.folder / "children" / f"planted-{slot}"
+        changed = self.mutation.apply(self.source)
+        serve = plant.serve_file if self._is_file else plant.serve
+        serve(self.mutation.module, changed, folder)
+        if words := _load_errors(options.targets):
+            comparer.words = words
+            send(Step(key=LOADS, oracles=("import",), words=words, outcome="fails"))
+            return
+        fault = machine_code.Fault(self.source, changed)
+        if self._is_file and not machine_code.differs(self.mutation.kernel, options.arch, fault):
+            return
+        self._examine(options, send, comparer)
 
     def _examine(
         self, options: Options, send: Callable[[object], None], comparer: witness.Comparer
@@ -212,6 +243,7 @@ class TryMutant:
             send=send,
             ends=time.monotonic() + options.seconds,
             cheap=CHEAP_SECONDS if arch == CPU else math.inf,
+            compiles=self._is_file,
         )
         for chosen in verdict.passes():
             watch = _watch(verdict.tell, send, rules=not options.quick, chosen=chosen)
@@ -261,11 +293,15 @@ class _Verdict:
     send: Callable[[object], None]
     ends: float
     cheap: float
+    compiles: bool = False  # whether a step may find that the mutant is no program
     searching: bool = False
     killed: bool = False
     done: set[Key] = field(default_factory=set)
 
     def tell(self, step: Step) -> None:
+        if self.compiles and CompileFailed.__name__ in f"{step.outcome} {step.words}":
+            self.send(Uncompiled(step.words))
+            raise examine.Enough
         self.send(step)
         self.done.add(step.key)
         witnessed = self.comparer.add(step) or bool(self.comparer.words)

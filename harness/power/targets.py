@@ -2,16 +2,20 @@
 
 A kernel's own module declares it by ``@kernel``; a module that imports it inside a function wraps
 it; one beside it that only kernels of its op import is a part of it. Faults can be planted in all.
-A kernel that says ``emulated=False`` stands back where another one is concerned too.
+A kernel that says ``emulated=False`` stands back where another one is concerned too. A file of CUDA
+C++ that a kernel's module names is a target too, and so are its headers; what the files of several
+kernels include is none.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import re
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
 
 from harness.power.syntax import called, keyword
 
@@ -19,24 +23,44 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
+_INCLUDE: Final = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
+
+
+class SourceNotFound(ValueError):
+    """A file of CUDA C++ that a module names and that is not below its folder, or is twice."""
+
+
 @dataclass(frozen=True)
 class Target:
-    """A module and the kernel that a fault in it concerns; ``wraps`` if it only calls that."""
+    """A module and the kernel that a fault in it concerns; ``wraps`` if it only calls that.
+
+    A file of CUDA C++ has its path as the name: ``package/folder/file.cu``.
+    """
 
     kernel: str
     module: str
     path: Path
     wraps: bool = False
 
+    @property
+    def suffix(self) -> str:
+        """Of the source's file; it chooses the language."""
+        return suffix_of(self.module)
+
     def source(self) -> str:
         """The module's text."""
         return self.path.read_text(encoding="utf-8")
 
 
+def suffix_of(module: str) -> str:
+    """``.py`` for a module's name, and that of the file for a path such as ``package/file.cu``."""
+    return PurePosixPath(module).suffix if "/" in module else ".py"
+
+
 def targets(package: str) -> tuple[Target, ...]:
     """The modules of a package in which kernels are declared or wrapped, by name.
 
-    Raises ValueError if there is no such package.
+    Raises ValueError if there is no such package, SourceNotFound for a file of CUDA C++.
     """
     trees = {name: (path, ast.parse(path.read_text("utf-8"))) for name, path in _files(package)}
     made = {name: each for name, (_, tree) in trees.items() for each in _declared(tree)}
@@ -47,6 +71,7 @@ def targets(package: str) -> tuple[Target, ...]:
         if concerned and name not in made:
             first = min(concerned, key=lambda each: not each.emulated)
             found.append(Target(first.kernel, name, path, wraps=bool(wrapped)))
+    found += _device_sources({m: (each.kernel, *trees[m]) for m, each in made.items()})
     return tuple(sorted(found, key=lambda target: (target.kernel, target.module)))
 
 
@@ -57,6 +82,41 @@ class _Declared:
     kernel: str
     op: str
     emulated: bool
+
+
+def _device_sources(made: Mapping[str, tuple[str, Path, ast.Module]]) -> Iterator[Target]:
+    """The files of CUDA C++ that one kernel's module names, with what they include."""
+    files = {kernel: _with_headers(_named(path, tree)) for kernel, path, tree in made.values()}
+    users = Counter(path for own in files.values() for path in own)
+    roots = {kernel: path.parents[module.count(".")] for module, (kernel, path, _) in made.items()}
+    for kernel, own in files.items():
+        for path in sorted(own):
+            if users[path] == 1:
+                yield Target(kernel, path.relative_to(roots[kernel]).as_posix(), path)
+
+
+def _named(module: Path, tree: ast.Module) -> Iterator[Path]:
+    """The files whose names are strings of a module, ``"name.cu"``, anywhere below its folder."""
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and re.fullmatch(r"[\w./-]+\.cu", text):
+            found = sorted(module.parent.rglob(text))
+            if len(found) != 1:
+                places = ", ".join(map(str, found)) or "none"
+                msg = f"{module} names {text!r}; below its folder must be one such file: {places}"
+                raise SourceNotFound(msg)
+            yield found[0]
+
+
+def _with_headers(files: Iterable[Path]) -> set[Path]:
+    """Files and all that they include from beside themselves."""
+    found, waiting = set[Path](), list(files)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            waiting += [path.parent / name for name in _INCLUDE.findall(path.read_text("utf-8"))]
+    return found
 
 
 def _users(
