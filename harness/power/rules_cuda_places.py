@@ -155,7 +155,7 @@ def operands_exchanged(code: Code) -> Found:
 def neighbours_exchanged(code: Code) -> Found:
     """Two neighbouring columns in one another's place."""
     yield from code.like("Float2{$$a, $$b}", "Float2{$$b, $$a}")
-    yield from code.like("$$a.x : $$b.y", "$$a.y : $$b.x")
+    yield from code.like(".x : $$other.y", ".y : $$other.x")
     yield from code.like("wcscales[column + e]", "wcscales[column]")
     yield from code.like("bias[column + e]", "bias[column]")
 
@@ -194,10 +194,9 @@ def half_mask(code: Code) -> Found:
     yield from code.like("operand.has_scales && group", "group")
     yield from code.like("group < GROUPS && group < groups", "group < GROUPS")
     yield from code.like("group < until && rank", "rank")
-    yield from code.like(
-        "$$row < operand.code_rows && $$chunk < groups", "$$row < operand.code_rows"
-    )
-    yield from code.like("$$row < operand.code_rows && $$chunk < groups", "$$chunk < groups")
+    valid = "valid = $$row < operand.code_rows && $$chunk < groups;"
+    yield from code.like(valid, "valid = $$row < operand.code_rows;")
+    yield from code.like(valid, "valid = $$chunk < groups;")
 
 
 @rule("boundary")

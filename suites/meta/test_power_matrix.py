@@ -10,7 +10,7 @@ import pytest
 from harness.power.correct import Judged
 from harness.power.isolation import Ending
 from harness.power.matrix import InvalidMatrix, Status, look, read, rejections, row
-from harness.power.session import LOADS, Began
+from harness.power.session import LOADS, Began, Uncompiled
 from harness.power.trace import Key
 from harness.power.witness import Difference
 from suites.meta.power_rows import KILL, MUTATION, ROW, finished, matrix, seen, step
@@ -37,6 +37,15 @@ def test_what_became_of_it(difference: Difference, kills: bool, status: Status) 
     found = row(MUTATION, finished(took, difference=difference), seen(took))
     assert found.status is status
     assert found.witnessed == (difference is Difference.WITNESSED)
+
+
+def test_what_does_not_compile_is_no_kill_and_counts_nowhere() -> None:
+    told = (FAILING, Uncompiled("f does not compile for sm90: oops"))
+    for ending in (Ending.DONE, Ending.CRASHED):
+        found = row(MUTATION, finished(*told, ending=ending), seen(FAILING))
+        assert found.status is Status.INAPPLICABLE
+        assert (found.kills, found.witnessed) == ((), False)
+        assert found.witness == "f does not compile for sm90: oops"
 
 
 def test_a_kill_keeps_its_layer_family_oracle_and_first_case() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 
-from harness.power.session import LookAtOriginal
-from harness.power.trace import Key
+from harness.power.examine import Enough
+from harness.power.session import Known, LookAtOriginal, Uncompiled, _Verdict
+from harness.power.trace import Key, Step
+from harness.power.witness import Comparer, original
 
 KEYS = [
     Key("numeric", check, dtype, f"double.triton/m={m},n=8,dtype={dtype},seed=0")
@@ -31,3 +34,29 @@ def test_a_part_is_the_same_in_every_process() -> None:
     tasks = [LookAtOriginal("double.triton", part, 3) for part in range(3)]
     owners = [task.part for key in KEYS[:12] for task in tasks if task.takes(key, 0)]
     assert owners == [1, 1, 1, 1, 1, 2, 2, 1, 1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("place", ["outcome", "words"])
+def test_a_step_that_finds_no_program_ends_it(place: str, *, compiles: bool) -> None:
+    """Of a mutant that a compiler reads at run time; another one's error is an error."""
+    sent: list[object] = []
+    known = Known({}, (), original([]))
+    verdict = _Verdict(
+        quick=False,
+        comparer=Comparer(known.original),
+        known=known,
+        send=sent.append,
+        ends=math.inf,
+        cheap=math.inf,
+        compiles=compiles,
+    )
+    said = {"outcome": "", "words": "", place: "raised CompileFailed: f oops"}
+    step = Step(key=KEYS[0], oracles=("error",), outcome=said["outcome"], words=said["words"])
+    if compiles:
+        with pytest.raises(Enough):
+            verdict.tell(step)
+        assert sent == [Uncompiled(step.words)]
+    else:
+        verdict.tell(step)
+        assert sent == [step]
