@@ -106,6 +106,7 @@ class Code:
         self.apart = tuple(each for each in found if each.kind in _APART)
         self.words = tuple(each for each in found if each.kind not in _APART)
         self._partners = _partners(self.words)
+        self.looked_for = dict[str, int]()  # patterns, and how often each was found
 
     @cached_property
     def _fixed(self) -> tuple[Span, ...]:
@@ -125,6 +126,7 @@ class Code:
         """Every place of a pattern, the shortest at each beginning."""
         wanted = tuple(tokens(pattern))
         head = wanted[0]
+        self.looked_for.setdefault(pattern, 0)
         for first, word in enumerate(self.words):
             if head.kind != "hole" and word.text != head.text:
                 continue
@@ -133,6 +135,7 @@ class Code:
                 last, holes = found
                 span = self.words[first].start, self.words[last - 1].end
                 if not any(start < span[1] and span[0] < end for start, end in self._fixed):
+                    self.looked_for[pattern] += 1
                     texts = {name: self._between(*place) for name, place in holes.items()}
                     yield Match(span, texts)
 
@@ -236,6 +239,17 @@ def edits_by(rules: Iterable[Rule]) -> Rules:
 
 
 def idle(rules: Iterable[Rule], texts: Iterable[str]) -> list[str]:
-    """The rules that fit none of the texts: what they look for is gone from there."""
+    """The patterns that stand in none of the texts: a fault that would be made nowhere.
+
+    Each with its rule: ``rule: pattern``.
+    """
     read = [Code(text) for text in texts]
-    return [each.name for each in rules if not any(True for code in read for _ in each.edits(code))]
+    found = []
+    for each in rules:
+        for code in read:
+            code.looked_for.clear()
+            tuple(each.edits(code))
+        patterns = dict.fromkeys(name for code in read for name in code.looked_for)
+        gone = [name for name in patterns if not any(code.looked_for[name] for code in read)]
+        found += [f"{each.name}: {name}" for name in gone]
+    return found

@@ -16,7 +16,6 @@ _NEXT: Final = "if (step + STAGES - 1 < steps) { $$$body }"
 def barrier_removed(code: Code) -> Found:
     """Threads that do not wait for each other."""
     yield from code.like("ptx::block_barrier();", ";")
-    yield from code.like("__syncthreads();", ";")
 
 
 @rule("synchronisation")

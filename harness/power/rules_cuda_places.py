@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from harness.power.cpp import Found
 
 _EXTENTS: Final = ("m", "n", "r", "f.m", "f.n", "groups", "until", "rows", "operand.code_rows")
+_ENDS: Final = ("m", "r", "f.m", "f.n", "until")  # of what is skipped from there on
 _COUNTERS: Final = ("step", "rank", "turn", "piece", "other")
 _BEFORE: Final = "(group > 0 ? group - 1 : 0)"
 
@@ -35,10 +36,9 @@ def other_warp(code: Code) -> Found:
 @rule("index")
 def other_thread(code: Code) -> Found:
     """A quotient for a remainder, and back, of a thread's number."""
-    for divisor in ("kChunks", "kRows", "kSums"):
-        for of in ("ptx::thread()", "index"):
-            yield from code.like(f"{of} / {divisor}", f"{of} % {divisor}")
-            yield from code.like(f"{of} % {divisor}", f"{of} / {divisor}")
+    for of, by in (("ptx::thread()", "kChunks"), ("ptx::thread()", "kRows"), ("index", "kSums")):
+        yield from code.like(f"{of} / {by}", f"{of} % {by}")
+        yield from code.like(f"{of} % {by}", f"{of} / {by}")
 
 
 @rule("index")
@@ -165,6 +165,7 @@ def one_too_many(code: Code) -> Found:
     """A bound that lets one row, column or group too many pass."""
     for extent in _EXTENTS:
         yield from code.like(f"$at < {extent}", f"$at <= {extent}")
+    for extent in _ENDS:
         yield from code.like(f"if ($$at >= {extent})", f"if ($$at > {extent})")
 
 
@@ -173,13 +174,14 @@ def one_too_few(code: Code) -> Found:
     """A bound that leaves the last row, column or group out."""
     for extent in _EXTENTS:
         yield from code.like(f"$at < {extent}", f"$at < {extent} - 1")
+    for extent in _ENDS:
         yield from code.like(f"if ($$at >= {extent})", f"if ($$at >= {extent} - 1)")
 
 
 @rule("boundary")
 def drop_mask(code: Code) -> Found:
     """Reads and writes past the end."""
-    for extent in ("m", "n", "f.m", "f.n"):
+    for extent in ("m", "f.m", "f.n"):
         yield from code.like(f"if ($at < {extent})", "if (true)")
     yield from code.like("if ($$at) continue;", ";")
 
@@ -189,7 +191,7 @@ def half_mask(code: Code) -> Found:
     """A mask of rows without that of columns, or the other way round."""
     yield from code.like("at < m && column < n", "at < m")
     yield from code.like("at < m && column < n", "column < n")
-    yield from code.like("row + 8 * half < m && $$rest, ", "row + 8 * half < m, ")
+    yield from code.like("row + 8 * half < m && $$rest)", "row + 8 * half < m)")
     yield from code.like("row + 8 * half < m && $$group < until", "$$group < until")
     yield from code.like("operand.has_scales && group", "group")
     yield from code.like("group < GROUPS && group < groups", "group < GROUPS")
@@ -225,7 +227,7 @@ def shorter_loop(code: Code) -> Found:
 @rule("boundary")
 def drop_first_step(code: Code) -> Found:
     """The first step left out."""
-    for name in _COUNTERS:
+    for name in sorted({*_COUNTERS} - {"rank"}):
         yield from code.like(f"(int {name} = $$first; $$end; ++{name})",
                              f"(int {name} = $$first + 1; $$end; ++{name})")  # fmt: skip
     yield from code.like("int rank = 0;", "int rank = 16;")
