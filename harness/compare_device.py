@@ -9,8 +9,7 @@ float64 reference needs, and a second kernel of one program adds up and looks at
 a band holds an element that was not cleared, a third kernel reads such bands again and judges them
 exactly, in float64 if the reference or the output is, else in float32, and the sums are taken anew.
 The three are apart because the registers of the others would cost the first the loads that it has
-in flight: with the sums in its last program an 8192 x 8192 output took 17 us longer, 5 of them more
-than a launch and a kernel for that.
+in flight: in one launch, with the sums in its last program, 8192 x 8192 took 86 us and not 80.
 
 Where nothing but the rounding of two equal dtypes is allowed for, the screen takes every budget to
 be the least within its binade: of elements that pass, the worst that is reported may then be up to

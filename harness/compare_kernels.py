@@ -159,8 +159,10 @@ def _worst(
     place = tl.min(tl.min(tl.where(best == worst, best_at, _TILE * _TILE), 1), 0)
     row = (top + place // _TILE).to(tl.int64)
     column = (left + place % _TILE).to(tl.int64)
-    a = tl.load(tensors[0] + row * strides[0] + column * strides[1])
-    e = tl.load(tensors[1] + row * strides[2] + column * strides[3])
+    # Outside if no tile has a largest error, all being NaN: bands are judged then.
+    there = (row < rows) & (column < columns)
+    a = tl.load(tensors[0] + row * strides[0] + column * strides[1], mask=there, other=0.0)
+    e = tl.load(tensors[1] + row * strides[2] + column * strides[3], mask=there, other=0.0)
     result += FIELD.worst
     tl.store(result, worst.to(tl.float64))
     tl.store(result + 1, (row * columns + column).to(tl.float64))

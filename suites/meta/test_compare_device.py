@@ -164,3 +164,16 @@ def test_a_bound_beyond_float32_in_units_of_a_subnormal_clears_nothing(
     budget = Budget(dtype=torch.bfloat16, terms_summed=1)
     found = tally(Operands(actual, expected, magnitude, None, budget))
     assert (found.violations, found.index) == (1, 20 * SHAPE[1] + 30)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_output_of_nothing_but_nan_is_not_read_beyond_its_end(device: str) -> None:
+    """No tile has a largest error then, and what comes behind the last tile is another's."""
+    memory = torch.full((2, 512), 7.0, dtype=torch.bfloat16, device=device)
+    memory[0, :200] = torch.nan
+    actual, expected = memory[0, :200].view(1, 200), memory[1, :200].view(1, 200)
+    budget = Budget(dtype=torch.bfloat16, terms_summed=64)
+    with emulate() if device == "cpu" else nullcontext():
+        pending = compare_device.enqueue(Operands(actual, expected, None, None, budget))
+        assert 7.0 not in pending.result[12:16].tolist()
+        assert pending.tally().violations == 200
