@@ -35,12 +35,7 @@ _FINISH: Final[Mapping[str, Kind]] = {
     "wcscales": "tensor?",
     "y": "tensor",
 }
-_SCALARS: Final[Mapping[str, Kind]] = {
-    "r": ctypes.c_int32,
-    "alpha": ctypes.c_float,
-    "scales_bf16": ctypes.c_int32,
-    "out_bf16": ctypes.c_int32,
-}
+_LOW_RANK: Final[Mapping[str, Kind]] = {"r": ctypes.c_int32, "alpha": ctypes.c_float}
 _SIZES: Final[Mapping[str, Kind]] = {"m": ctypes.c_int32, "n": ctypes.c_int32}
 _GEMM: Final[Mapping[str, Kind]] = {
     "codes": "uint8",
@@ -51,7 +46,8 @@ _GEMM: Final[Mapping[str, Kind]] = {
     "workspace": "float32?",
     **_SIZES,
     "k": ctypes.c_int32,
-    **_SCALARS,
+    **_LOW_RANK,
+    "out_bf16": ctypes.c_int32,
     "band": ctypes.c_int32,
 }
 _ADD_SPLITS: Final[Mapping[str, Kind]] = {
@@ -59,13 +55,15 @@ _ADD_SPLITS: Final[Mapping[str, Kind]] = {
     "splits": ctypes.c_int32,
     **_FINISH,
     **_SIZES,
-    **_SCALARS,
+    **_LOW_RANK,
+    "scales_bf16": ctypes.c_int32,
+    "out_bf16": ctypes.c_int32,
 }
 
 
 @cache
-def _gemm(tile: str, path: str, *, act_unsigned: bool) -> Function:
-    defines = GEMM_TILES[tile].defines(path, act_unsigned=act_unsigned)
+def _gemm(tile: str, path: str, *, act_unsigned: bool, bf16: bool) -> Function:
+    defines = GEMM_TILES[tile].defines(path, act_unsigned=act_unsigned, bf16=bf16)
     return Function(source("gemm.cu", "svdq_gemm_w4a4", defines), _GEMM, __name__)
 
 
@@ -137,17 +135,19 @@ def _svdq_gemm_w4a4_cuda(
     if splits > 1:
         workspace = torch.empty((splits, m, n), dtype=torch.float32, device=codes.device)
     finish = (lora_act, lora_up, bias, wcscales, y)
-    halves = (int(ascales.dtype is torch.bfloat16), int(y.dtype is torch.bfloat16))
-    scalars = (0 if lora_act is None else lora_act.shape[1], alpha, *halves)
-    _gemm(GEMM_CONFIGS[name].name, path, act_unsigned=act_unsigned).launch(
-        *(codes, wcodes, ascales, wscales, *finish, workspace, m, n, k, *scalars, tile.band),
+    bf16, out_bf16 = (dtype is torch.bfloat16 for dtype in (ascales.dtype, y.dtype))
+    rank = 0 if lora_act is None else lora_act.shape[1]
+    tiling = GEMM_CONFIGS[name].name
+    _gemm(tiling, path, act_unsigned=act_unsigned, bf16=bf16).launch(
+        *(codes, wcodes, ascales, wscales, *finish, workspace, m, n, k, rank, alpha),
+        *(int(out_bf16), tile.band),
         grid=(tile.tiles(m, n), splits),
         block=tile.threads,
         shared_bytes=tile.shared_bytes,
     )
     if workspace is not None:
         _add_splits().launch(
-            *(workspace, splits, *finish, m, n, *scalars),
+            *(workspace, splits, *finish, m, n, rank, alpha, int(bf16), int(out_bf16)),
             grid=(-(-m // 16), -(-n // 64)),
             block=128,
         )

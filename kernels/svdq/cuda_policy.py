@@ -40,9 +40,10 @@ class GemmTile:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: rows of codes, 8 bytes a row's scale, 4 a column's."""
-        codes = (self.block_m + self.block_n) * (GROUP // 2)
-        return self.stages * self.groups * (codes + 8 * self.block_m + 4 * self.block_n)
+        """Dynamic shared memory of a block: codes, and scales with a half in front of them."""
+        rows = self.block_m + self.block_n
+        stage = self.groups * (rows * (GROUP // 2) + 2 * rows + 8)
+        return self.stages * -(-stage // 16) * 16
 
     def tiles(self, m: int, n: int) -> int:
         """Tiles of an output ``[m, n]``."""
@@ -52,11 +53,12 @@ class GemmTile:
         """Stages that a block without split fills one after the other."""
         return -(-k // (GROUP * self.groups))
 
-    def defines(self, path: str, *, act_unsigned: bool) -> dict[str, int]:
-        """The macros that make gemm.cu this tiling."""
+    def defines(self, path: str, *, act_unsigned: bool, bf16: bool) -> dict[str, int]:
+        """The macros that make gemm.cu this tiling; ``bf16`` is said of the scales."""
         return {
             "PATH_S8": int(path == "s8"),
             "UNSIGNED": int(act_unsigned),
+            "BF16": int(bf16),
             "BLOCK_M": self.block_m,
             "BLOCK_N": self.block_n,
             "WARPS_M": self.warps_m,
@@ -73,9 +75,13 @@ GEMM_TILES: Final = {
     "m16n32": GemmTile(block_m=16, block_n=32, warps_m=1, warps_n=1, warps_k=4, groups=4, stages=8, band=1),  # noqa: E501
     "m16n64": GemmTile(block_m=16, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=6, band=1),  # noqa: E501
     "m32n64": GemmTile(block_m=32, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=4, band=1),  # noqa: E501
-    "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4),  # noqa: E501
-    "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
+    "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4, blocks=4),  # noqa: E501
+    "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8, blocks=2),  # noqa: E501
     "m128n128": GemmTile(block_m=128, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
+    "m128n128w16": GemmTile(block_m=128, block_n=128, warps_m=4, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
+    "m128n256w16": GemmTile(block_m=128, block_n=256, warps_m=4, warps_n=4, warps_k=1, groups=2, stages=6, band=8),  # noqa: E501
+    "m256n128w16": GemmTile(block_m=256, block_n=128, warps_m=4, warps_n=4, warps_k=1, groups=2, stages=6, band=8),  # noqa: E501
+    "m128n64": GemmTile(block_m=128, block_n=64, warps_m=4, warps_n=2, warps_k=1, groups=2, stages=4, band=8, blocks=2),  # noqa: E501
 }
 # fmt: on
 _SPLITS: Final = {
@@ -84,6 +90,10 @@ _SPLITS: Final = {
     "m32n64": (1, 2, 4, 8),
     "m64n64": (1, 2, 4),
     "m64n128": (1,),
+    "m128n128w16": (1,),
+    "m128n256w16": (1,),
+    "m256n128w16": (1,),
+    "m128n64": (1,),
     "m128n128": (1,),  # finishes in pieces, which no second kernel can take over
 }
 

@@ -12,10 +12,9 @@
 // low; there is no private packing, because with 2 or 4 groups a stage a row's piece is 64 or 128
 // contiguous bytes, a whole line. A stage in shared memory is BLOCK_M + BLOCK_N rows of 32 * GROUPS
 // bytes, in chunks of 16; chunk c of row r lies at place c ^ swizzle(r), so that the 8 rows of one
-// matrix load touch all 32 banks. Beside it lie the scales, already fp32: two numbers a row and
-// group (see below), one a column and group. Codes come by asynchronous copies, STAGES - 1 ahead;
-// scales by ordinary loads (their rows are odd multiples of 2 bytes), which wait in registers for
-// one stage.
+// matrix load touch all 32 banks. Beside it lie the scales as they are in memory. Both come by
+// asynchronous copies, STAGES - 1 ahead: codes 16 bytes at once, scales 4, because their rows begin
+// at any multiple of 2 bytes; the half in front of an odd one is copied, too, and skipped.
 //
 // One ldmatrix of 16 rows x 32 bytes is at once the operand of m16n8k64 for 4-bit codes. PATH_S8,
 // for arches where 4-bit products are emulated (sm90 and later), spreads each word to two of bytes,
@@ -29,14 +28,14 @@
 // Then
 //   row = fma(total, ascale, -kMagic * ascale)   which is exactly ascale * sum (24 bits at most),
 //   acc = fma(row, wscale, acc)    one rounding a group, as for acc + sum * (as * ws).
-// -kMagic * ascale is not finite if ascale is not, or is a bf16 above 2^104: such a block falls
-// back, from then on, to acc = fma(total - kMagic, ascale * wscale, acc). The rest is in
+// -kMagic * ascale is not finite if ascale is not, or is a bf16 beyond some 2^104: such a block
+// falls back, from then on, to acc = fma(total - kMagic, ascale * wscale, acc). The rest is in
 // low_rank.cuh.
 
 #include "low_rank.cuh"
 
 #ifndef PATH_S8
-#error "define what GemmTile.defines gives: PATH_S8, UNSIGNED, BLOCK_M and the rest"
+#error "define what GemmTile.defines gives: PATH_S8, UNSIGNED, BF16, BLOCK_M and the rest"
 #endif
 
 namespace {
@@ -48,8 +47,10 @@ constexpr int kTilesN = BLOCK_N / WARPS_N / 8;
 constexpr int kPitch = kGroupBytes * GROUPS;
 constexpr int kChunks = kPitch / 16;
 constexpr int kCodeBytes = (BLOCK_M + BLOCK_N) * kPitch;
-constexpr int kScaleBytes = GROUPS * (8 * BLOCK_M + 4 * BLOCK_N);
-constexpr int kStageBytes = kCodeBytes + kScaleBytes;
+template <int kRows>
+constexpr int kScaleBytes = GROUPS * (kRows / 2 + 1) * 4;
+constexpr int kColumnsAt = kCodeBytes + kScaleBytes<BLOCK_M>;  // of a stage
+constexpr int kStageBytes = (kColumnsAt + kScaleBytes<BLOCK_N> + 15) / 16 * 16;
 constexpr int kWaves = PATH_S8 ? 2 : 1;  // products that make one group
 
 // How many times the integers exceed the sum of codes: 16 for each operand of signed bytes.
@@ -58,10 +59,13 @@ constexpr float kFactor = !PATH_S8 ? 1.0f : UNSIGNED ? 16.0f : 256.0f;
 constexpr float kMagic = 1.5f * 8388608.0f / kFactor;
 constexpr int kMagicBits = !PATH_S8 ? 0x4B400000 : UNSIGNED ? 0x49400000 : 0x47400000;
 
+// Row scales from here on, as bits without a sign, may make -kMagic * ascale infinite.
+constexpr unsigned kCareful = !BF16 ? 0x7c00u : (!PATH_S8 ? 231u : UNSIGNED ? 235u : 239u) << 7;
+
 static_assert(kTilesM * WARPS_M * 16 == BLOCK_M, "BLOCK_M is not whole m16 tiles of the warps");
 static_assert(kTilesN * WARPS_N * 8 == BLOCK_N, "BLOCK_N is not whole n8 tiles of the warps");
 static_assert(kTilesN % 2 == 0, "a matrix load brings two n8 tiles");
-static_assert(GROUPS == 1 || GROUPS == 2 || GROUPS == 4, "the swizzle knows 1, 2 or 4 groups");
+static_assert(GROUPS == 2 || GROUPS == 4, "the parity of a row of scales must not change");
 static_assert(GROUPS % WARPS_K == 0, "every slice needs as many groups of a stage");
 static_assert(STAGES >= 2, "a stage is filled while another is read");
 static_assert((WARPS_K - 1) * WARPS_M * WARPS_N * kTilesM * kTilesN * 512 <= STAGES * kStageBytes,
@@ -94,24 +98,33 @@ SVDQ_INLINE void spread(unsigned (&wide)[kWaves], unsigned word, bool is_unsigne
   }
 }
 
+// total = kMagicBits + the sum of products of codes.
 SVDQ_INLINE void multiply_codes(int (&total)[4], const unsigned (&a)[kWaves][4],
                                 const unsigned (&b)[2][kWaves]) {
   if constexpr (PATH_S8) {
-    ptx::product_s8(total, a[0], b[0][0], b[1][0]);
+    ptx::product_s8_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
     ptx::product_s8(total, a[kWaves - 1], b[0][kWaves - 1], b[1][kWaves - 1]);
   } else if constexpr (UNSIGNED) {
-    ptx::product_u4(total, a[0], b[0][0], b[1][0]);
+    ptx::product_u4_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
   } else {
-    ptx::product_s4(total, a[0], b[0][0], b[1][0]);
+    ptx::product_s4_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
   }
 }
 
 using Sums = float[kTilesM][kTilesN][4];
 
-// acc += the products of one group, by one warp. `codes` is the address of the stage's codes.
+// The scale of a row, and what the row's sums are too large by: see above.
+SVDQ_INLINE Float2 row_scale(unsigned short bits) {
+  const float scale = from_half(bits, BF16);
+  return Float2{scale, ptx::multiply(scale, -kMagic)};
+}
+
+// acc += the products of one group, by one warp. `codes` is the address of the stage's codes;
+// `ascales` and `wscales` are the group's, of the warp's first row and column.
 template <bool kPlain>
-SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const Float2* ascales, const float* wscales,
-                           int group, int warp_row, int warp_col, int lane) {
+SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const unsigned short* ascales,
+                           const unsigned short* wscales, int group, int warp_row, int warp_col,
+                           int lane) {
   const int quad = lane / 4, pair = lane % 4;
   unsigned a[kTilesM][kWaves][4];
   // Rows of a matrix load differ from `lane`'s by multiples of 8: one swizzle serves them all.
@@ -129,6 +142,20 @@ SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const Float2* ascales, con
       for (int wave = 0; wave < kWaves; ++wave) a[i][wave][e] = wide[wave];
     }
   }
+  // Loaded again for every pair of columns if there are many: kept, they would be registers too
+  // many.
+  constexpr bool kKept = kTilesM <= 2;
+  Float2 ascale[kTilesM][2];
+  auto load_scales = [&](int i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) ascale[i][half] = row_scale(ascales[16 * i + 8 * half]);
+  };
+  ascales += quad;
+  wscales += 2 * pair;
+  if constexpr (kKept) {
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i) load_scales(i);
+  }
   const int b_row = warp_col + lane / 16 * 8 + lane % 8;
   const unsigned b_at = codes + (BLOCK_M + b_row) * kPitch +
                         (((2 * group + lane / 8 % 2) ^ swizzle(BLOCK_M + b_row)) * 16);
@@ -137,28 +164,26 @@ SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const Float2* ascales, con
     unsigned word[4];
     ptx::load_matrices(word, b_at + 8 * j * kPitch);
     unsigned b[2][2][kWaves];
-    Float2 wscale[2];
+    float wscale[2][2];
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
       spread(b[odd][0], word[2 * odd], false);
       spread(b[odd][1], word[2 * odd + 1], false);
-      wscale[odd] = *reinterpret_cast<const Float2*>(wscales + group * BLOCK_N + warp_col +
-                                                     8 * (j + odd) + 2 * pair);
+#pragma unroll
+      for (int e = 0; e < 2; ++e) wscale[odd][e] = from_half(wscales[8 * (j + odd) + e], BF16);
     }
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i) {
-      // Loaded again for every pair of columns: kept, they would be 16 registers too many.
-      const Float2* at = ascales + group * BLOCK_M + warp_row + 16 * i + quad;
-      const Float2 ascale[2] = {at[0], at[8]};
+      if constexpr (!kKept) load_scales(i);
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
-        int total[4] = {kMagicBits, kMagicBits, kMagicBits, kMagicBits};
+        int total[4];
         multiply_codes(total, a[i], b[odd]);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const float value = ptx::as_float(static_cast<unsigned>(total[e]));
-          const Float2 rows = ascale[e / 2];
-          const float column = e % 2 == 0 ? wscale[odd].x : wscale[odd].y;
+          const Float2 rows = ascale[i][e / 2];
+          const float column = wscale[odd][e % 2];
           float& sum = acc[i][j + odd][e];
           if constexpr (kPlain) {
             sum = ptx::multiply_add(ptx::multiply_add(value, rows.x, rows.y), column, sum);
@@ -172,46 +197,62 @@ SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const Float2* ascales, con
 }
 
 // What one thread brings of every stage from one operand, of kRows rows (or columns, of y): some
-// chunks of codes by asynchronous copy, and some scales by way of registers. All addresses are one
-// pointer, which moves on from step to step, plus multiples of one stride, because the compiler
-// would keep a pointer for each chunk in registers, and spill the sums.
+// chunks of codes, and a word of two scales. All addresses of codes are one pointer, which moves on
+// from step to step, plus multiples of one stride, because the compiler would keep a pointer for
+// each chunk in registers, and spill the sums.
 template <int kRows>
 struct Operand {
   static constexpr int kRowsAtOnce = kThreads / kChunks;
   static constexpr int kCopies = (kRows + kRowsAtOnce - 1) / kRowsAtOnce;
-  static constexpr int kGroupsAtOnce = kThreads / kRows;
-  static constexpr int kScales = (GROUPS + kGroupsAtOnce - 1) / kGroupsAtOnce;
+  static constexpr int kWords = kRows / 2 + 1;  // of the scales of a group
   static_assert(kRowsAtOnce % 8 == 0, "the rows of one thread must share their swizzle");
-  static_assert(kThreads % kRows == 0, "a thread brings the scales of one row");
+  static_assert(GROUPS * kWords <= kThreads, "a thread brings one word of scales");
 
-  const unsigned char* codes;     // the thread's first chunk of the next step to start
-  const unsigned short* scales;   // its first scale of the next step to fetch
-  int code_rows;                  // rows of its first chunk and below
-  bool has_scales;                // its scales' row exists
-  unsigned short waiting[kScales];
+  const unsigned char* codes;  // the thread's first chunk of the next step to start
+  int code_rows;               // rows of its first chunk and below
+  const unsigned char* scales;  // its word of the next step to start
+  int scale_bytes;              // of the word that are rows of the tile, or in front of them
+  unsigned mask;                // of the word: what is not in front
+  int first;                    // whether a half lies in front, in group 0; it is so in all
+  int odd;                      // groups, or in every other one
 };
 
 template <int kRows>
 SVDQ_INLINE Operand<kRows> operand_at(const unsigned char* codes, const unsigned short* scales,
                                       int rows, int k, int row, int step) {
-  const int chunk_row = row + ptx::thread() / kChunks, scale_row = row + ptx::thread() % kRows;
+  using Shape = Operand<kRows>;
+  const int chunk_row = row + ptx::thread() / kChunks;
   Operand<kRows> operand;
   operand.codes = codes + static_cast<long long>(chunk_row) * (k / 2) + step * kPitch +
                   ptx::thread() % kChunks * 16;
-  operand.scales =
-      scales + static_cast<long long>(step * GROUPS + ptx::thread() / kRows) * rows + scale_row;
   operand.code_rows = rows - chunk_row;
-  operand.has_scales = scale_row < rows;
+  const int group = ptx::thread() / Shape::kWords, word = ptx::thread() % Shape::kWords;
+  operand.first = ptx::is_odd_half(scales + row);
+  operand.odd = rows % 2;
+  const int front = (operand.first + group * operand.odd) % 2;
+  operand.scales = reinterpret_cast<const unsigned char*>(
+      scales + static_cast<long long>(step * GROUPS + group) * rows + row + 2 * word - front);
+  const int present = rows - row < kRows ? rows - row : kRows;
+  const int halves = present + front - 2 * word;
+  operand.scale_bytes = group >= GROUPS || halves <= 0 ? 0 : halves == 1 ? 2 : 4;
+  operand.mask = word == 0 && front ? 0x7fff0000u : 0x7fff7fffu;
   return operand;
 }
 
-// Starts the copies of the next step, with `groups` groups left, to rows at `stage`; codes outside
-// of the matrix are zeros.
+// Where in its row of halves group `group` begins.
 template <int kRows>
-SVDQ_INLINE void bring_codes(Operand<kRows>& operand, unsigned stage, int groups, int k) {
+SVDQ_INLINE int first_half(const Operand<kRows>& operand, int group) {
+  return group * 2 * Operand<kRows>::kWords + (operand.first + group * operand.odd) % 2;
+}
+
+// Starts the copies of the next step, with `groups` groups left, to rows at `codes` and `scales`;
+// what is outside of the matrix becomes zeros.
+template <int kRows>
+SVDQ_INLINE void bring(Operand<kRows>& operand, unsigned codes, unsigned scales, int groups, int k,
+                       int rows) {
   using Shape = Operand<kRows>;
   const int row = ptx::thread() / kChunks, chunk = ptx::thread() % kChunks;
-  const unsigned place = stage + row * kPitch + ((chunk ^ swizzle(row)) * 16);
+  const unsigned place = codes + row * kPitch + ((chunk ^ swizzle(row)) * 16);
   const unsigned char* from = operand.codes;
 #pragma unroll
   for (int j = 0; j < Shape::kCopies; ++j) {
@@ -222,44 +263,19 @@ SVDQ_INLINE void bring_codes(Operand<kRows>& operand, unsigned stage, int groups
     from += static_cast<long long>(Shape::kRowsAtOnce) * (k / 2);
   }
   operand.codes += kPitch;
+  if (ptx::thread() < GROUPS * Shape::kWords) {
+    const bool valid = ptx::thread() / Shape::kWords < groups;
+    ptx::copy_async_word(scales + 4 * ptx::thread(), operand.scales,
+                         valid ? operand.scale_bytes : 0);
+  }
+  operand.scales += static_cast<long long>(GROUPS) * rows * 2;
 }
 
-// Loads the scales of the next step, with `groups` groups left, into registers; outside are zeros.
-template <int kRows>
-SVDQ_INLINE void fetch_scales(Operand<kRows>& operand, int groups, int rows) {
-  using Shape = Operand<kRows>;
-  const unsigned short* from = operand.scales;
-#pragma unroll
-  for (int j = 0; j < Shape::kScales; ++j) {
-    const int group = ptx::thread() / kRows + j * Shape::kGroupsAtOnce;
-    operand.waiting[j] = 0;
-    if (operand.has_scales && group < GROUPS && group < groups) operand.waiting[j] = *from;
-    from += static_cast<long long>(Shape::kGroupsAtOnce) * rows;
-  }
-  operand.scales += static_cast<long long>(GROUPS) * rows;
-}
-
-// Writes the scales that wait in registers; says whether one of them needs the careful sums.
-SVDQ_INLINE bool store_row_scales(const Operand<BLOCK_M>& operand, Float2* scales, int bf16) {
-  bool careful = false;
-#pragma unroll
-  for (int j = 0; j < Operand<BLOCK_M>::kScales; ++j) {
-    const int index = ptx::thread() + j * kThreads;
-    if (index >= GROUPS * BLOCK_M) continue;
-    const float scale = from_half(operand.waiting[j], bf16);
-    const float shift = ptx::multiply(scale, -kMagic);
-    careful = careful || !is_finite(shift);
-    scales[index] = Float2{scale, shift};
-  }
-  return careful;
-}
-
-SVDQ_INLINE void store_column_scales(const Operand<BLOCK_N>& operand, float* scales, int bf16) {
-#pragma unroll
-  for (int j = 0; j < Operand<BLOCK_N>::kScales; ++j) {
-    const int index = ptx::thread() + j * kThreads;
-    if (index < GROUPS * BLOCK_N) scales[index] = from_half(operand.waiting[j], bf16);
-  }
+// Whether a row's scale that this thread brought needs the careful sums.
+SVDQ_INLINE bool is_careful(const Operand<BLOCK_M>& operand, const unsigned* scales) {
+  if (ptx::thread() >= GROUPS * Operand<BLOCK_M>::kWords) return false;
+  const unsigned word = scales[ptx::thread()] & operand.mask;
+  return (word & 0xffffu) >= kCareful || (word >> 16) >= kCareful;
 }
 
 SVDQ_INLINE int after(int stage) { return stage + 1 == STAGES ? 0 : stage + 1; }
@@ -391,7 +407,7 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
                const unsigned short* __restrict__ lora_up, const unsigned short* __restrict__ bias,
                const unsigned short* __restrict__ wcscales, unsigned short* __restrict__ y,
                float* __restrict__ workspace, int m, int n, int k, int r, float alpha,
-               int scales_bf16, int out_bf16, int band) {
+               int out_bf16, int band) {
   SVDQ_SHARED(shared);
   const Place place = place_of(ptx::thread(), m, n, band);
   const int slice = place.slice;
@@ -401,41 +417,24 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
   const int from = ptx::block_y() * share;
   const int until = from + share < steps ? from + share : steps;
 
-  // A stage: rows of codes, columns of codes, two numbers a row and group, one a column and group.
+  const Finish f{lora_act, lora_up, bias, wcscales, y, m, n, r, alpha, BF16, out_bf16};
+  if (ptx::blocks_y() == 1) prefetch_finish(f, place.col, BLOCK_N);
+
+  // A stage: codes of rows and of columns, scales of rows and of columns.
   const unsigned base = ptx::shared_address(shared);
-  auto codes_of = [&](int stage) { return base + stage * kStageBytes; };
-  auto rows_of = [&](int stage) {
-    return reinterpret_cast<Float2*>(shared + stage * kStageBytes + kCodeBytes);
-  };
-  auto columns_of = [&](int stage) {
-    return reinterpret_cast<float*>(shared + stage * kStageBytes + kCodeBytes +
-                                    8 * BLOCK_M * GROUPS);
-  };
   Operand<BLOCK_M> acts = operand_at<BLOCK_M>(codes, ascales, m, k, place.row, from);
   Operand<BLOCK_N> weights = operand_at<BLOCK_N>(wcodes, wscales, n, k, place.col, from);
-  bool careful = false;
-  auto bring = [&](int step, int stage) {
+  auto bring_step = [&](int step, int stage) {
     if (step < until) {
       const int left = groups - step * GROUPS;
-      bring_codes(acts, codes_of(stage), left, k);
-      bring_codes(weights, codes_of(stage) + BLOCK_M * kPitch, left, k);
-      fetch_scales(acts, left, m);
-      fetch_scales(weights, left, n);
+      const unsigned at = base + stage * kStageBytes;
+      bring(acts, at, at + kCodeBytes, left, k, m);
+      bring(weights, at + BLOCK_M * kPitch, at + kColumnsAt, left, k, n);
     }
     ptx::close_batch();
   };
-  auto store_scales = [&](int step, int stage) {
-    if (step < until) {
-      careful |= store_row_scales(acts, rows_of(stage), scales_bf16);
-      store_column_scales(weights, columns_of(stage), scales_bf16);
-    }
-  };
 #pragma unroll 1
-  for (int ahead = 0; ahead < STAGES - 1; ++ahead) {
-    bring(from + ahead, ahead);
-    // The scales of the last of these steps wait in registers until the loop's first round.
-    if (ahead < STAGES - 2) store_scales(from + ahead, ahead);
-  }
+  for (int ahead = 0; ahead < STAGES - 1; ++ahead) bring_step(from + ahead, ahead);
 
   Sums acc;
 #pragma unroll
@@ -446,27 +445,33 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
       for (int e = 0; e < 4; ++e) acc[i][j][e] = 0.0f;
     }
   }
-  int read = 0, stored = STAGES - 2, brought = STAGES - 1;  // stages
+  bool careful = false;
+  int read = 0, brought = STAGES - 1;  // stages
 #pragma unroll 1
   for (int step = from; step < until; ++step) {
-    store_scales(step + STAGES - 2, stored);
+    const unsigned char* stage = shared + read * kStageBytes;
+    const unsigned stage_at = base + read * kStageBytes;
     ptx::wait_batches<STAGES - 2>();
+    careful |= is_careful(acts, reinterpret_cast<const unsigned*>(stage + kCodeBytes));
     // After this, the step's codes and scales are there, and the stage of step - 1 is free.
     careful = ptx::block_barrier_any(careful);
-    bring(step + STAGES - 1, brought);
+    bring_step(step + STAGES - 1, brought);
+    const auto* rows = reinterpret_cast<const unsigned short*>(stage + kCodeBytes);
+    const auto* columns = reinterpret_cast<const unsigned short*>(stage + kColumnsAt);
 #pragma unroll 1
     for (int turn = 0; turn < GROUPS / WARPS_K; ++turn) {
       const int group = turn * WARPS_K + slice;
+      const unsigned short* ascale = rows + first_half(acts, group) + place.warp_row;
+      const unsigned short* wscale = columns + first_half(weights, group) + place.warp_col;
       if (careful) {
-        add_group<false>(acc, codes_of(read), rows_of(read), columns_of(read), group,
-                         place.warp_row, place.warp_col, place.lane);
+        add_group<false>(acc, stage_at, ascale, wscale, group, place.warp_row, place.warp_col,
+                         place.lane);
       } else {
-        add_group<true>(acc, codes_of(read), rows_of(read), columns_of(read), group,
-                        place.warp_row, place.warp_col, place.lane);
+        add_group<true>(acc, stage_at, ascale, wscale, group, place.warp_row, place.warp_col,
+                        place.lane);
       }
     }
     read = after(read);
-    stored = after(stored);
     brought = after(brought);
   }
   ptx::wait_batches<0>();
@@ -476,7 +481,6 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
     add_slices(acc, shared, place.warp, place.slice, place.lane);
     if (place.slice > 0) return;
   }
-  const Finish f{lora_act, lora_up, bias, wcscales, y, m, n, r, alpha, scales_bf16, out_bf16};
   if constexpr (kInPieces) {  // a tile so large is never split
     finish_in_pieces(acc, f, shared, place.warp, row, col, place.lane);
   } else if (ptx::blocks_y() == 1) {

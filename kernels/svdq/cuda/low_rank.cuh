@@ -126,6 +126,20 @@ SVDQ_INLINE void multiply_low_rank(float (&low_rank)[kTilesM][kTilesN][4], const
   }
 }
 
+// Has what finishing a block's columns reads, but for lora_act, on its way to the second-level
+// cache: at the end of a block nothing would hide its way from memory.
+SVDQ_INLINE void prefetch_finish(const Finish& f, int col, int columns) {
+  const int column = col + ptx::thread();
+  if (ptx::thread() >= columns || column >= f.n) return;
+  if (f.lora_act != nullptr) {
+    const unsigned short* up = f.lora_up + static_cast<long long>(column) * f.r;
+    for (int rank = 0; rank < f.r; rank += 64) ptx::prefetch(up + rank);
+  }
+  if (column % 64 != 0) return;  // a line is 64 halves
+  if (f.bias != nullptr) ptx::prefetch(f.bias + column);
+  if (f.wcscales != nullptr) ptx::prefetch(f.wcscales + column);
+}
+
 // Finishes and stores the tiles whose first element is y[row][col]. `load(sum)` brings the sums,
 // late: they need no registers while the low-rank product is computed.
 template <int kTilesM, int kTilesN, class Load>

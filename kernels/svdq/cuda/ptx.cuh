@@ -30,6 +30,11 @@ SVDQ_INLINE unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+// Whether an address of a half is no multiple of 4 bytes.
+SVDQ_INLINE bool is_odd_half(const unsigned short* pointer) {
+  return reinterpret_cast<unsigned long long>(pointer) % 4 != 0;
+}
+
 // ---- synchronisation ---------------------------------------------------------------------------
 
 // All threads of the block wait for each other; writes to shared memory before are seen after.
@@ -52,6 +57,17 @@ SVDQ_INLINE void copy_async(unsigned shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
                "r"(bytes)
                : "memory");
+}
+
+// Starts to copy `bytes`, 0 to 4, from global to shared memory, both aligned to 4; zeros follow.
+SVDQ_INLINE void copy_async_word(unsigned shared, const void* global, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes)
+               : "memory");
+}
+
+// Brings the line of an address into the second-level cache, some time.
+SVDQ_INLINE void prefetch(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // Closes a batch: all copies that this thread started since the last one.
@@ -91,17 +107,25 @@ SVDQ_INLINE void load_matrices_transposed(unsigned (&word)[4], unsigned address)
 //   pair + 4; b0, b1 = column quad, words pair and pair + 4. A word is 8 codes of 4 bits, 4 bytes,
 //   2 halves or 1 float along k, the lowest k in the lowest bits.
 
-#define SVDQ_INTEGER_PRODUCT(name, instruction)                                             \
-  SVDQ_INLINE void name(int (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {  \
-    asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-                 : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])                   \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));           \
+// Of integers there is also `name_from`, which begins with `start` in place of each sum.
+
+#define SVDQ_INTEGER_PRODUCT(name, instruction)                                                  \
+  SVDQ_INLINE void name(int (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {       \
+    asm(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
+        : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])                                 \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                         \
+  }                                                                                              \
+  SVDQ_INLINE void name##_from(int start, int (&sum)[4], const unsigned (&a)[4], unsigned b0,    \
+                               unsigned b1) {                                                    \
+    asm(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"       \
+        : "=r"(sum[0]), "=r"(sum[1]), "=r"(sum[2]), "=r"(sum[3])                                 \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(start));             \
   }
-#define SVDQ_FLOAT_PRODUCT(name, instruction)                                                \
-  SVDQ_INLINE void name(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { \
-    asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                    \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));            \
+#define SVDQ_FLOAT_PRODUCT(name, instruction)                                                    \
+  SVDQ_INLINE void name(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {     \
+    asm(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                 \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                         \
   }
 
 // k = 64, exact in 32 bits: a and b of signed 4-bit codes.
