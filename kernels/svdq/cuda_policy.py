@@ -6,13 +6,14 @@ Pure functions of sizes and arch. Every choice is a name in ``GEMM_CONFIGS`` or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kernels.svdq.domain import GROUP
 
+SHORT: Final = 256  # rows up to which the quantizer needs warps along k to occupy the GPU
+MAX_TILES_WITHOUT_LOSS: Final = 4  # of 8 ranks, whose sums fit beside the quantizer's other registers
 S4_ARCHES: Final = ("sm80", "sm86", "sm89")  # m16n8k64.s4 is native; later emulated, 20 x slower
-MAX_PIECE_RANKS: Final = 64  # of lora_down in one block of the quantizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +175,18 @@ def _splits(tile: str, m: int, n: int, k: int, multiprocessors: int) -> tuple[in
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeConfig:
-    """A tiling of quantize.cu: warps over rows and over k, stages, and blocks that share k."""
+    """A tiling of quantize.cu.
+
+    Warps over rows and over k, stages, blocks that share k, the most ranks of one block, and blocks
+    that share a multiprocessor's registers.
+    """
 
     warps_m: int
     warps_k: int
     stages: int
     splits: int
+    ranks: int = 64
+    blocks: int = 1
 
     @property
     def block_m(self) -> int:
@@ -191,9 +198,18 @@ class QuantizeConfig:
         """Threads of a block."""
         return 32 * self.warps_m * self.warps_k
 
+    def rank_tiles(self, r: int) -> int:
+        """Tiles of 8 ranks that one block sums; more ranks take more blocks."""
+        fits = 16 if r <= 16 else 32 if r <= 32 else 64
+        return min(fits, self.ranks) // 8
+
+    def rank_pieces(self, r: int) -> int:
+        """Blocks that share the ranks of one row tile: the third axis of the grid."""
+        return -(-r // self.ranks)
+
     def shared_bytes(self, r: int) -> int:
         """Dynamic shared memory of a block: rows of lora_down, each with 16 bytes for the banks."""
-        return self.stages * self.warps_k * GROUP * (16 * rank_tiles(r) + 16)
+        return self.stages * self.warps_k * GROUP * (16 * self.rank_tiles(r) + 16)
 
     def defines(self, r: int, *, bf16: bool) -> dict[str, int]:
         """The macros that make quantize.cu this tiling."""
@@ -201,45 +217,54 @@ class QuantizeConfig:
             "BF16": int(bf16),
             "WARPS_M": self.warps_m,
             "WARPS_K": self.warps_k,
-            "RANK_TILES": rank_tiles(r),
+            "RANK_TILES": self.rank_tiles(r),
             "STAGES": self.stages,
+            # 64 ranks have 16 sums a thread more: one block less, or they spill.
+            "BLOCKS": max(1, self.blocks - (self.rank_tiles(r) > MAX_TILES_WITHOUT_LOSS)),
         }
 
 
-def rank_tiles(r: int) -> int:
-    """Tiles of 8 ranks that one block of the quantizer sums; more ranks take more blocks."""
-    return 2 if r <= 16 else 4 if r <= 32 else MAX_PIECE_RANKS // 8
-
-
-def rank_pieces(r: int) -> int:
-    """Blocks that share the ranks of one row tile: the quantizer's third grid axis."""
-    return -(-r // MAX_PIECE_RANKS)
-
-
+_QUANTIZE_TILES: Final = {
+    "m16k4": QuantizeConfig(warps_m=1, warps_k=4, stages=2, splits=1),
+    "m16k16": QuantizeConfig(warps_m=1, warps_k=16, stages=2, splits=1, ranks=16),
+    "m64k1": QuantizeConfig(warps_m=4, warps_k=1, stages=3, splits=1, blocks=4),
+}
+_QUANTIZE_SPLITS: Final = {
+    "m16k4": (8, 16, 32),
+    "m16k16": (1, 2, 4, 8),
+    "m64k1": (1, 2, 4, 8, 16),
+}
 QUANTIZE_CONFIGS: Final = {
-    **{
-        _named("m16k4", splits): QuantizeConfig(warps_m=1, warps_k=4, stages=2, splits=splits)
-        for splits in (1, 2, 4, 8, 16, 32)
-    },
-    **{
-        _named("m64k1", splits): QuantizeConfig(warps_m=4, warps_k=1, stages=3, splits=splits)
-        for splits in (1, 2, 4, 8)
-    },
+    _named(name, splits): replace(_QUANTIZE_TILES[name], splits=splits)
+    for name, allowed in _QUANTIZE_SPLITS.items()
+    for splits in allowed
 }
 
 
 def choose_quantize(m: int, k: int, r: int, multiprocessors: int) -> tuple[str, str]:
     """The name of the tiling for ``x [m, k]`` and rank ``r``, and why."""
-    tile = "m16k4" if m <= 64 else "m64k1"
-    shape = QUANTIZE_CONFIGS[tile]
-    blocks = -(-m // shape.block_m) * rank_pieces(r)
+    tile, why = _quantize_tile(m, k)
+    shape = _QUANTIZE_TILES[tile]
+    blocks = -(-m // shape.block_m) * shape.rank_pieces(r)
     steps = -(-k // (GROUP * shape.warps_k))
-    # Steps of a share: with fewer it is all latency, and a workspace to be read back.
-    least = 1 if m <= 64 else 4
-    splits = 1
-    for more in (2, 4, 8, 16, 32):
-        known = _named(tile, more) in QUANTIZE_CONFIGS
-        if known and blocks * more <= 4 * multiprocessors and steps // more >= least:
+    # A step of a short tile is one wait for memory, the same for one step as for all. A tall one
+    # has rows enough to hide that: fewer steps would be a workspace to be read back for nothing.
+    least = 1 if shape.warps_k > 1 else 4
+    allowed = _QUANTIZE_SPLITS[tile]
+    splits = allowed[0]
+    for more in allowed[1:]:
+        if blocks * more <= 4 * multiprocessors and steps // more >= least:
             splits = more
-    why = f"m={m}, r={r} make {blocks} block(s) of {steps} steps: k in {splits} share(s)"
-    return _named(tile, splits), why
+    made = f"r={r} makes {blocks} block(s) of {steps} steps: k in {splits} share(s)"
+    return _named(tile, splits), f"{why}; {made}"
+
+
+def _quantize_tile(m: int, k: int) -> tuple[str, str]:
+    groups = k // GROUP
+    if m > SHORT:
+        return "m64k1", f"m={m} makes warps enough by rows"
+    if groups <= _QUANTIZE_TILES["m16k16"].warps_k:
+        return "m16k16", f"k={k} has a warp of one block for each group: one step, one launch"
+    if m > 16 or groups < 8 * _QUANTIZE_TILES["m16k4"].warps_k:
+        return "m16k16", f"m={m}, k={k}: wide blocks leave few sums to be added"
+    return "m16k4", f"m={m} fits 16 rows: k over as many multiprocessors as it has steps"

@@ -21,7 +21,6 @@ from kernels.svdq.cuda_policy import (
     QUANTIZE_CONFIGS,
     QuantizeConfig,
     choose_quantize,
-    rank_pieces,
 )
 from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import ARCH, GROUP
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT: Final = 16  # bytes that are read at once
 ROW_MULTIPLE: Final = 8  # elements between rows of x: 16 bytes
-PAIRS: Final = 256  # of neighbouring sums in a block of the second kernel
+PAIRS: Final = 64  # of neighbouring sums in a block of the second kernel
 _QUANTIZE: Final[Mapping[str, Kind]] = {
     "x": "tensor",
     "lora_down": "tensor",
@@ -111,7 +110,7 @@ def _svdq_quantize_w4a4_act_fuse_lora_cuda(
         sums = torch.empty((tiling.splits, m, r), dtype=torch.float32, device=x.device)
     _quantize(tiling, r, bf16=x.dtype is torch.bfloat16).launch(
         *(x, lora_down, smooth, codes, ascales, sums, m, k, r, x.stride(0)),
-        grid=(-(-m // tiling.block_m), tiling.splits, rank_pieces(r)),
+        grid=(-(-m // tiling.block_m), tiling.splits, tiling.rank_pieces(r)),
         block=tiling.threads,
         shared_bytes=tiling.shared_bytes(r),
     )

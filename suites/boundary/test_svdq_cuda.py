@@ -217,13 +217,13 @@ def test_the_quantizer_launches_its_config_and_adds_the_splits(name: str, r: int
     with captured() as launches:
         lora_act = svdq_quantize_w4a4_act_fuse_lora_cuda(*activations(100, r=r), config=name)[2]
     first, *second = launches
-    assert first.grid == (-(-100 // config.block_m), config.splits, -(-r // 64))
+    assert first.grid == (-(-100 // config.block_m), config.splits, config.rank_pieces(r))
     assert len(second) == (config.splits > 1)
     assert (first.arguments["sums"] is lora_act) == (config.splits == 1)
     for launch in second:
         assert launch.arguments["workspace"] is first.arguments["sums"]
         assert launch.arguments["lora_act"] is lora_act
-        assert launch.grid == (-(-100 * r // 512),)
+        assert launch.grid == (-(-100 * r // 128),)
 
 
 @pytest.mark.parametrize(("arch", "wide"), [("sm80", "0"), ("sm89", "0"), ("sm90", "1")])

@@ -16,8 +16,6 @@ from kernels.svdq.cuda_policy import (
     choose_gemm,
     choose_path,
     choose_quantize,
-    rank_pieces,
-    rank_tiles,
 )
 from kernels.svdq.cuda_sources import FOLDER, source
 from kernels.svdq.domain import GROUP, MAX_R
@@ -93,8 +91,9 @@ def test_every_config_fits_into_a_block_of_every_arch(arch: str) -> None:
 
 @pytest.mark.parametrize("r", RANKS)
 def test_the_pieces_of_the_ranks_cover_them(r: int) -> None:
-    assert rank_pieces(r) * 8 * rank_tiles(r) >= r
-    assert (rank_pieces(r) - 1) * 8 * rank_tiles(r) < r
+    for config in QUANTIZE_CONFIGS.values():
+        assert config.rank_pieces(r) * 8 * config.rank_tiles(r) >= r
+        assert (config.rank_pieces(r) - 1) * 8 * config.rank_tiles(r) < r
 
 
 def test_a_step_of_a_tile_is_whole_groups() -> None:

@@ -24,6 +24,7 @@ SVDQ_INLINE int block_x() { return static_cast<int>(blockIdx.x); }
 SVDQ_INLINE int block_y() { return static_cast<int>(blockIdx.y); }
 SVDQ_INLINE int block_z() { return static_cast<int>(blockIdx.z); }
 SVDQ_INLINE int blocks_y() { return static_cast<int>(gridDim.y); }
+SVDQ_INLINE int blocks_z() { return static_cast<int>(gridDim.z); }
 
 // The 32-bit address of a byte in the block's shared memory; bytes follow each other.
 SVDQ_INLINE unsigned shared_address(const void* pointer) {
@@ -47,6 +48,9 @@ SVDQ_INLINE bool block_barrier_any(bool mine) { return __syncthreads_or(mine ? 1
 SVDQ_INLINE unsigned exchange(unsigned value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+
+// Whether any lane said true. Collective.
+SVDQ_INLINE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine) != 0; }
 
 // ---- asynchronous copies -----------------------------------------------------------------------
 
@@ -150,6 +154,25 @@ SVDQ_INLINE float multiply(float a, float b) { return __fmul_rn(a, b); }
 SVDQ_INLINE float add(float a, float b) { return __fadd_rn(a, b); }
 SVDQ_INLINE float divide(float a, float b) { return __fdiv_rn(a, b); }
 
+// Within 1 ulp of 1 / value. Not IEEE: a subnormal value counts as a zero of its sign, whose
+// reciprocal is an infinity; a subnormal reciprocal, that of values above 2^126, is a zero.
+SVDQ_INLINE float reciprocal(float value) {
+  float found;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(value));
+  return found;
+}
+
+// The larger one; a NaN if either is.
+SVDQ_INLINE float larger_or_nan(float a, float b) {
+  float found;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(found) : "f"(a), "f"(b));
+  return found;
+}
+
+// The smaller one; if one is a NaN, the other.
+SVDQ_INLINE float smaller(float a, float b) { return fminf(a, b); }
+SVDQ_INLINE float magnitude(float value) { return fabsf(value); }
+
 SVDQ_INLINE float as_float(unsigned bits) { return __uint_as_float(bits); }
 SVDQ_INLINE unsigned as_bits(float value) { return __float_as_uint(value); }
 
@@ -174,6 +197,19 @@ SVDQ_INLINE unsigned short to_bf16(float value) {
   unsigned short bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
+}
+
+// Two fp32 -> a word of two halves, each as above.
+SVDQ_INLINE unsigned to_fp16_pair(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+
+SVDQ_INLINE unsigned to_bf16_pair(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
 }
 
 // fp32 -> tf32, nearest, ties away from zero; the 13 lowest bits are zero.

@@ -5,8 +5,7 @@
 // takes 16 rows, and in every step one group of 64. Codes and scales have one owner each. Sums of
 // lora_act meet twice, both times in a fixed order: the warps of a block over shared memory, the
 // splits of k over workspace[split][m][r] in a second kernel. Nothing is added atomically. With
-// more ranks than 8 * RANK_TILES, blockIdx.z counts the pieces, and only the first stores codes and
-// scales.
+// more ranks than 8 * RANK_TILES, blockIdx.z counts the pieces, which quantize in turns.
 //
 // Layout. x [m, k] is read straight into registers, with rows x_row apart (a multiple of 8): the
 // four lanes of a quad read a row's 64 elements as 2 x 64 contiguous bytes, so a lane holds
@@ -20,14 +19,23 @@
 // Order of operations, a group: lora_act += x @ lora_down, products exact, sums in fp32 on tensor
 // cores, on the raw x; xs = half(x / smooth); largest = max |xs| over the group, taken over bits,
 // so that a NaN wins; s = largest / 7; code = rint(xs / s), half to even, within [-7, 7], NaN and a
-// zero group to 0; s stored as half. All divisions are IEEE divisions in fp32: a multiplication by
-// a reciprocal gives other codes.
+// zero group to 0; s stored as half.
+//
+// Divisions. All give what IEEE divisions in fp32 give (a multiplication by a reciprocal gives other
+// codes), but the compiler's division has a branch each, and a warp would wait for 64 of them one
+// after the other. So a lane takes quotients without a branch, right for all operands that are not
+// extreme, and its warp repeats a group with the compiler's divisions if a lane finds an extreme one.
+// Right means, and suites/meta/test_svdq_cuda_division.py tries every mantissa with every reciprocal
+// that is within 1 ulp:
+//   fp16 / fp16 and half / (half / 7): q = x * r, then q + r * (x - d * q), is correctly rounded;
+//   bf16 / bf16: x * r is not, but becomes the same bf16, where that is normal.
+// An element below 1/16 of its group's largest needs no accuracy: its code is 0.
 
 #include "ptx.cuh"
 #include "vectors.cuh"
 
 #ifndef RANK_TILES
-#error "define BF16, WARPS_M, WARPS_K, RANK_TILES (0 without low-rank branch, or even), STAGES"
+#error "define BF16, WARPS_M, WARPS_K, RANK_TILES (0 or even), STAGES, BLOCKS"
 #endif
 
 namespace {
@@ -39,7 +47,12 @@ constexpr int kGroupBytes = 64 * kPitch;
 constexpr int kStageBytes = WARPS_K * kGroupBytes;
 constexpr int kCopies = (WARPS_K * 64 * RANK_TILES + kThreads - 1) / kThreads;
 constexpr int kSums = RANK_TILES > 0 ? RANK_TILES : 1;
-constexpr float kRound = 1.5f * 8388608.0f;  // added and taken away: rounds, half to even
+constexpr float kRound = 1.5f * 8388608.0f;  // added: rounds, half to even, into the lowest bits
+constexpr unsigned kRoundBits = 0x4b400000u;
+constexpr unsigned kOne = BF16 ? 0x3f803f80u : 0x3c003c00u;  // two halves
+// bf16 only: within these a group's largest, its scale, and their reciprocals are normal, with room
+// for the remainder of a division.
+constexpr float kLeast = 0x1p-90f, kMost = 0x1p120f;
 
 static_assert(RANK_TILES % 2 == 0, "a matrix load brings two tiles of 8 ranks");
 static_assert(STAGES >= 2, "a stage is filled while another is read");
@@ -70,49 +83,139 @@ SVDQ_INLINE void multiply_halves(float (&sum)[4], const unsigned (&a)[4], unsign
   }
 }
 
-// A lane's 16 elements of a row and group: 8 words, the first 4 of which begin at k = 8 * pair.
+// A word of two halves.
+SVDQ_INLINE unsigned to_halves(float low, float high) {
+  if constexpr (BF16) return ptx::to_bf16_pair(low, high);
+  return ptx::to_fp16_pair(low, high);
+}
+
+// A lane's 16 elements of a row and group: 8 words, the first 4 of which begin at k = 8 * pair. Ones
+// where there is no row: nothing extreme.
 SVDQ_INLINE void load_row(unsigned (&word)[8], const unsigned short* row, int pair, bool present) {
 #pragma unroll
   for (int part = 0; part < 2; ++part) {
-    Word4 four = Word4{};
+    Word4 four = Word4{{kOne, kOne, kOne, kOne}};
     if (present) four = *reinterpret_cast<const Word4*>(row + 32 * part + 8 * pair);
 #pragma unroll
     for (int e = 0; e < 4; ++e) word[4 * part + e] = four.at[e];
   }
 }
 
-// Quantizes a lane's 16 elements with its quad; returns two words of 8 codes, and the scale.
-SVDQ_INLINE float quantize_row(unsigned (&codes)[2], const unsigned (&word)[8],
-                               const unsigned (&smooth)[8]) {
-  float smoothed[16];
-  unsigned largest = 0;
+// x / divisor, correctly rounded, by a reciprocal within 1 ulp; a NaN if that is not finite.
+SVDQ_INLINE float quotient(float x, float divisor, float reciprocal) {
+  const float near = ptx::multiply(x, reciprocal);
+  return ptx::multiply_add(reciprocal, ptx::multiply_add(-divisor, near, x), near);
+}
+
+// A row's 16 codes of one lane, and its group's scale.
+struct Codes {
+  unsigned word[2];
+  float scale;
+};
+
+// xs of one group of rows `quad` and `quad + 8`, as halves, and their largest in this lane; false if
+// a divisor is extreme, where no other sign of it is sure to show.
+SVDQ_INLINE bool smooth_rows(unsigned (&smoothed)[2][8], float (&largest)[2],
+                             const unsigned (&word)[2][8], const unsigned (&smooth)[8]) {
+  float least = 1.0f;
+  largest[0] = largest[1] = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const float quotient = ptx::divide(half_of(word[i / 2], i % 2), half_of(smooth[i / 2], i % 2));
-    smoothed[i] = from_half(to_half(quotient));
-    // The bits of |xs| order as integers, NaN above infinity: a NaN reaches the scale, where a
-    // floating-point maximum would drop it.
-    const unsigned bits = ptx::as_bits(smoothed[i]) & 0x7fffffffu;
-    largest = bits > largest ? bits : largest;
+  for (int i = 0; i < 8; ++i) {
+    float xs[2][2];
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float divisor = half_of(smooth[i], e), r = ptx::reciprocal(divisor);
+      if constexpr (BF16) least = ptx::smaller(least, ptx::magnitude(r));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float x = half_of(word[half][i], e);
+        xs[half][e] = BF16 ? ptx::multiply(x, r) : quotient(x, divisor, r);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      smoothed[half][i] = to_halves(xs[half][0], xs[half][1]);
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float rounded = ptx::magnitude(half_of(smoothed[half][i], e));
+        largest[half] = ptx::larger_or_nan(largest[half], rounded);
+      }
+    }
   }
+  // bf16: the reciprocal of a divisor above 2^126 is 0. That of one that is 0 or subnormal is an
+  // infinity, and makes the largest one, or a NaN.
+  return least > 0.0f;
+}
+
+// Whether fast quotients were right in a group with this `largest`; `words` are the lane's x.
+SVDQ_INLINE bool is_plain(float largest, const unsigned (&words)[8]) {
+  if constexpr (!BF16) return largest <= 65504.0f;  // neither an infinity nor a NaN
+  unsigned any = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) any |= words[i];
+  const bool zeros = (any & 0x7fff7fffu) == 0 && largest == 0.0f;
+  return zeros || (largest >= kLeast && largest <= kMost);
+}
+
+SVDQ_INLINE Codes encode_row(const unsigned (&smoothed)[8], float largest) {
+  Codes made;
+  made.scale = quotient(largest, 7.0f, 1.0f / 7.0f);
+  const float divisor = made.scale == 0.0f ? 1.0f : made.scale;
+  const float r = ptx::reciprocal(divisor);
+#pragma unroll
+  for (int part = 0; part < 2; ++part) {
+    // The bits of q + kRound are kRoundBits + code. The sum of these, times powers of 16, less that
+    // of kRoundBits, is the codes side by side; 8 is added to each so that none borrows.
+    unsigned sum = 0;
+#pragma unroll
+    for (int i = 7; i >= 0; --i) {
+      const float q = quotient(half_of(smoothed[4 * part + i / 2], i % 2), divisor, r);
+      sum = sum * 16 + ptx::as_bits(ptx::add(q, kRound));
+    }
+    made.word[part] = (sum + (0x88888888u - kRoundBits * 0x11111111u)) ^ 0x88888888u;
+  }
+  return made;
+}
+
+// The larger of `largest` in the four lanes of a quad, a NaN if one is. Collective.
+SVDQ_INLINE float largest_of_quad(float largest) {
 #pragma unroll
   for (int mask = 1; mask <= 2; mask *= 2) {
-    const unsigned other = ptx::exchange(largest, mask);
-    largest = other > largest ? other : largest;
+    largest = ptx::larger_or_nan(
+        largest, ptx::as_float(ptx::exchange(ptx::as_bits(largest), mask)));
   }
-  const float scale = ptx::divide(ptx::as_float(largest), 7.0f);
-  const float divisor = scale == 0.0f ? 1.0f : scale;
-  codes[0] = codes[1] = 0;
-#pragma unroll
+  return largest;
+}
+
+// A lane's part of a row for any operands, slowly: few registers, and its numbers are read anew.
+// `x` and `smooth` point to the group. Collective.
+SVDQ_INLINE Codes quantize_extreme(const unsigned short* x, const unsigned short* smooth, int pair,
+                                   bool present) {
+  const auto smoothed = [&](int i) {
+    const int at = i / 8 * 32 + 8 * pair + i % 8;
+    const float value = present ? from_half(x[at]) : 1.0f;
+    return from_half(to_half(ptx::divide(value, from_half(smooth[at]))));
+  };
+  float largest = 0.0f;
+#pragma unroll 1
   for (int i = 0; i < 16; ++i) {
-    const float quotient = ptx::divide(smoothed[i], divisor);
+    largest = ptx::larger_or_nan(largest, ptx::magnitude(smoothed(i)));
+  }
+  largest = largest_of_quad(largest);
+  Codes made = Codes{{0, 0}, ptx::divide(largest, 7.0f)};
+  const float divisor = made.scale == 0.0f ? 1.0f : made.scale;
+#pragma unroll 1
+  for (int i = 0; i < 16; ++i) {
+    const float quotient = ptx::divide(smoothed(i), divisor);
     float rounded = ptx::add(ptx::add(quotient, kRound), -kRound);
     rounded = rounded > 7.0f ? 7.0f : rounded;
     rounded = rounded < -7.0f ? -7.0f : rounded;
     const int code = rounded == rounded ? static_cast<int>(rounded) : 0;
-    codes[i / 8] |= (static_cast<unsigned>(code) & 0xfu) << (i % 8 * 4);
+    // Codes enter at the top: after 8 more the first ones have moved on to word 0.
+    made.word[0] = made.word[0] >> 4 | made.word[1] << 28;
+    made.word[1] = made.word[1] >> 4 | static_cast<unsigned>(code) << 28;
   }
-  return scale;
+  return made;
 }
 
 // Starts the copies of step `step` of lora_down: WARPS_K groups of 64 rows, ranks from `rank` on.
@@ -176,7 +279,7 @@ SVDQ_INLINE void add_slices(float (&sum)[kSums][4], unsigned char* shared, int w
 
 // Grid: x = row tiles, y = splits of k, z = pieces of the ranks. With one split `sums` is lora_act
 // [m, r], otherwise the workspace [splits, m, r].
-SVDQ_KERNEL(kThreads, 1)
+SVDQ_KERNEL(kThreads, BLOCKS)
 svdq_quantize_w4a4(const unsigned short* __restrict__ x,
                    const unsigned short* __restrict__ lora_down,
                    const unsigned short* __restrict__ smooth, unsigned char* __restrict__ codes,
@@ -187,7 +290,6 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
   const int slice = ptx::thread() / 32 / WARPS_M, warp = ptx::thread() / 32 % WARPS_M;
   const int row = ptx::block_x() * kBlockM + 16 * warp + quad;  // and row + 8
   const int rank = ptx::block_z() * 8 * RANK_TILES;
-  const bool stores = ptx::block_z() == 0;
 
   const int groups = k / 64;
   const int share = (groups + ptx::blocks_y() - 1) / ptx::blocks_y();
@@ -208,22 +310,26 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
 #pragma unroll
   for (int item = 0; item < kSums * 4; ++item) sum[item / 4][item % 4] = 0.0f;
   const unsigned short* x_of[2] = {x + row * x_row, x + (row + 8LL) * x_row};
-  unsigned next[2][8];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    load_row(next[half], x_of[half] + 64LL * (from + slice), pair,
-             row + 8 * half < m && from + slice < until);
-  }
-  for (int step = 0; step < steps; ++step) {
-    const int group = from + step * WARPS_K + slice;
-    unsigned now[2][8];
+  unsigned next[2][8], next_smooth[8];
+  const auto load_group = [&](int group) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) now[half][i] = next[half][i];
-      load_row(next[half], x_of[half] + 64LL * (group + WARPS_K), pair,
-               row + 8 * half < m && group + WARPS_K < until);
+      load_row(next[half], x_of[half] + 64LL * group, pair, row + 8 * half < m && group < until);
     }
+    load_row(next_smooth, smooth + 64LL * group, pair, group < until);
+  };
+  load_group(from + slice);
+  int turn = slice % ptx::blocks_z();  // whose it is, among the pieces of the ranks, to store codes
+  for (int step = 0; step < steps; ++step) {
+    const int group = from + step * WARPS_K + slice;
+    unsigned now[2][8], divisors[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      now[0][i] = next[0][i];
+      now[1][i] = next[1][i];
+      divisors[i] = next_smooth[i];
+    }
+    load_group(group + WARPS_K);
     if constexpr (RANK_TILES > 0) {
       ptx::wait_batches<STAGES - 2>();
       // After this, the step's lora_down is there, and the stage of step - 1 is free.
@@ -236,19 +342,32 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
       multiply_group(sum, now[0], now[1],
                      base + step % STAGES * kStageBytes + slice * kGroupBytes, lane);
     }
-    if (!stores || group >= until) continue;  // the same for all lanes of a warp
-    unsigned divisors[8];
-    load_row(divisors, smooth + 64LL * group, pair, true);
+    const bool stores = turn == ptx::block_z() && group < until;
+    turn = turn + 1 < ptx::blocks_z() ? turn + 1 : 0;
+    if (!stores) continue;  // all lanes of a warp agree
+    const auto store = [&](int half, const Codes& made) {
+      const int at = row + 8 * half;
+      if (at >= m) return;
+      unsigned char* place = codes + static_cast<long long>(at) * (k / 2) + 32LL * group + 4 * pair;
+      *reinterpret_cast<unsigned*>(place) = made.word[0];
+      *reinterpret_cast<unsigned*>(place + 16) = made.word[1];
+      if (pair == 0) ascales[static_cast<long long>(group) * m + at] = to_half(made.scale);
+    };
+    unsigned smoothed[2][8];
+    float largest[2];
+    bool plain = smooth_rows(smoothed, largest, now, divisors);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      unsigned words[2];
-      const float scale = quantize_row(words, now[half], divisors);
-      const int at = row + 8 * half;
-      if (at >= m) continue;
-      unsigned char* place = codes + static_cast<long long>(at) * (k / 2) + 32LL * group + 4 * pair;
-      *reinterpret_cast<unsigned*>(place) = words[0];
-      *reinterpret_cast<unsigned*>(place + 16) = words[1];
-      if (pair == 0) ascales[static_cast<long long>(group) * m + at] = to_half(scale);
+      largest[half] = largest_of_quad(largest[half]);
+      plain = plain && is_plain(largest[half], now[half]);
+      store(half, encode_row(smoothed[half], largest[half]));
+    }
+    if (!ptx::any_lane(!plain)) continue;
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      const long long at = row + 8LL * half;
+      store(half, quantize_extreme(x + at * x_row + 64LL * group, smooth + 64LL * group, pair,
+                                   at < m));
     }
   }
   ptx::wait_batches<0>();
