@@ -12,7 +12,7 @@ from typing import Final
 from kernels.svdq.domain import GROUP
 
 SHORT: Final = 256  # rows up to which the quantizer needs warps along k to occupy the GPU
-MAX_TILES_WITHOUT_LOSS: Final = 4  # of 8 ranks, whose sums fit beside the quantizer's other registers
+MAX_TILES_WITHOUT_LOSS: Final = 4  # of 8 ranks, with all of the quantizer's blocks
 S4_ARCHES: Final = ("sm80", "sm86", "sm89")  # m16n8k64.s4 is native; later emulated, 20 x slower
 
 
