@@ -198,6 +198,10 @@ class QuantizeConfig:
         """Threads of a block."""
         return 32 * self.warps_m * self.warps_k
 
+    def share(self, k: int) -> int:
+        """Groups of a split; the last ones may have fewer, or none."""
+        return -(-(k // GROUP) // self.splits)
+
     def rank_tiles(self, r: int) -> int:
         """Tiles of 8 ranks that one block sums; more ranks take more blocks."""
         fits = 16 if r <= 16 else 32 if r <= 32 else 64

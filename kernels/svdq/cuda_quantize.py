@@ -44,6 +44,7 @@ _QUANTIZE: Final[Mapping[str, Kind]] = {
     "m": ctypes.c_int32,
     "k": ctypes.c_int32,
     "r": ctypes.c_int32,
+    "share": ctypes.c_int32,
     "x_row": ctypes.c_int64,
 }
 _ADD_SPLITS: Final[Mapping[str, Kind]] = {
@@ -109,7 +110,7 @@ def _svdq_quantize_w4a4_act_fuse_lora_cuda(
     if tiling.splits > 1:
         sums = torch.empty((tiling.splits, m, r), dtype=torch.float32, device=x.device)
     _quantize(tiling, r, bf16=x.dtype is torch.bfloat16).launch(
-        *(x, lora_down, smooth, codes, ascales, sums, m, k, r, x.stride(0)),
+        *(x, lora_down, smooth, codes, ascales, sums, m, k, r, tiling.share(k), x.stride(0)),
         grid=(-(-m // tiling.block_m), tiling.splits, tiling.rank_pieces(r)),
         block=tiling.threads,
         shared_bytes=tiling.shared_bytes(r),

@@ -21,15 +21,15 @@
 // so that a NaN wins; s = largest / 7; code = rint(xs / s), half to even, within [-7, 7], NaN and a
 // zero group to 0; s stored as half.
 //
-// Divisions. All give what IEEE divisions in fp32 give (a multiplication by a reciprocal gives other
-// codes), but the compiler's division has a branch each, and a warp would wait for 64 of them one
-// after the other. So a lane takes quotients without a branch, right for all operands that are not
-// extreme, and its warp repeats a group with the compiler's divisions if a lane finds an extreme one.
-// Right means, and suites/meta/test_svdq_cuda_division.py tries every mantissa with every reciprocal
-// that is within 1 ulp:
+// Divisions. All give what IEEE divisions in fp32 give: multiplying by a reciprocal gives other
+// codes. The compiler's division has a branch each, and a warp would wait for 64 of them one after
+// the other. So a lane takes quotients without a branch, right for all operands but extreme ones,
+// and its warp repeats a group with the compiler's divisions if a lane has found extreme ones.
+// suites/meta/test_svdq_cuda_division.py tries every mantissa with each reciprocal within 1 ulp:
 //   fp16 / fp16 and half / (half / 7): q = x * r, then q + r * (x - d * q), is correctly rounded;
 //   bf16 / bf16: x * r is not, but becomes the same bf16, where that is normal.
-// An element below 1/16 of its group's largest needs no accuracy: its code is 0.
+// An element below 1/16 of its group's largest needs no accuracy: its code is 0. A quotient -0 / d
+// may come out as +0, which no result shows.
 
 #include "ptx.cuh"
 #include "vectors.cuh"
@@ -89,8 +89,8 @@ SVDQ_INLINE unsigned to_halves(float low, float high) {
   return ptx::to_fp16_pair(low, high);
 }
 
-// A lane's 16 elements of a row and group: 8 words, the first 4 of which begin at k = 8 * pair. Ones
-// where there is no row: nothing extreme.
+// A lane's 16 elements of a row and group: 8 words, the first 4 of which begin at k = 8 * pair.
+// Ones where there is no row: nothing extreme.
 SVDQ_INLINE void load_row(unsigned (&word)[8], const unsigned short* row, int pair, bool present) {
 #pragma unroll
   for (int part = 0; part < 2; ++part) {
@@ -113,11 +113,17 @@ struct Codes {
   float scale;
 };
 
-// xs of one group of rows `quad` and `quad + 8`, as halves, and their largest in this lane; false if
-// a divisor is extreme, where no other sign of it is sure to show.
-SVDQ_INLINE bool smooth_rows(unsigned (&smoothed)[2][8], float (&largest)[2],
-                             const unsigned (&word)[2][8], const unsigned (&smooth)[8]) {
+// What shows that fast quotients of a lane were right, beside the largest of them.
+struct Signs {
+  bool divisors;  // none of a kind that may hide
+  bool zeros[2];  // all x of the row are
+};
+
+// xs of one group of rows `quad` and `quad + 8`, as halves, and their largest in this lane.
+SVDQ_INLINE Signs smooth_rows(unsigned (&smoothed)[2][8], float (&largest)[2],
+                              const unsigned (&word)[2][8], const unsigned (&smooth)[8]) {
   float least = 1.0f;
+  unsigned any[2] = {0, 0};
   largest[0] = largest[1] = 0.0f;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -135,6 +141,7 @@ SVDQ_INLINE bool smooth_rows(unsigned (&smoothed)[2][8], float (&largest)[2],
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       smoothed[half][i] = to_halves(xs[half][0], xs[half][1]);
+      any[half] |= word[half][i];
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const float rounded = ptx::magnitude(half_of(smoothed[half][i], e));
@@ -144,17 +151,13 @@ SVDQ_INLINE bool smooth_rows(unsigned (&smoothed)[2][8], float (&largest)[2],
   }
   // bf16: the reciprocal of a divisor above 2^126 is 0. That of one that is 0 or subnormal is an
   // infinity, and makes the largest one, or a NaN.
-  return least > 0.0f;
+  return Signs{least > 0.0f, {(any[0] & 0x7fff7fffu) == 0, (any[1] & 0x7fff7fffu) == 0}};
 }
 
-// Whether fast quotients were right in a group with this `largest`; `words` are the lane's x.
-SVDQ_INLINE bool is_plain(float largest, const unsigned (&words)[8]) {
+// Whether fast quotients were right in a row's group with this `largest`.
+SVDQ_INLINE bool is_plain(float largest, bool zeros) {
   if constexpr (!BF16) return largest <= 65504.0f;  // neither an infinity nor a NaN
-  unsigned any = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) any |= words[i];
-  const bool zeros = (any & 0x7fff7fffu) == 0 && largest == 0.0f;
-  return zeros || (largest >= kLeast && largest <= kMost);
+  return (zeros && largest == 0.0f) || (largest >= kLeast && largest <= kMost);
 }
 
 SVDQ_INLINE Codes encode_row(const unsigned (&smoothed)[8], float largest) {
@@ -177,14 +180,15 @@ SVDQ_INLINE Codes encode_row(const unsigned (&smoothed)[8], float largest) {
   return made;
 }
 
-// The larger of `largest` in the four lanes of a quad, a NaN if one is. Collective.
-SVDQ_INLINE float largest_of_quad(float largest) {
+// The largest of the four lanes of a quad, for each of two rows; a NaN if one is. Collective.
+SVDQ_INLINE void largest_of_quads(float (&largest)[2]) {
 #pragma unroll
   for (int mask = 1; mask <= 2; mask *= 2) {
-    largest = ptx::larger_or_nan(
-        largest, ptx::as_float(ptx::exchange(ptx::as_bits(largest), mask)));
+    const unsigned other[2] = {ptx::exchange(ptx::as_bits(largest[0]), mask),
+                               ptx::exchange(ptx::as_bits(largest[1]), mask)};
+    largest[0] = ptx::larger_or_nan(largest[0], ptx::as_float(other[0]));
+    largest[1] = ptx::larger_or_nan(largest[1], ptx::as_float(other[1]));
   }
-  return largest;
 }
 
 // A lane's part of a row for any operands, slowly: few registers, and its numbers are read anew.
@@ -196,13 +200,13 @@ SVDQ_INLINE Codes quantize_extreme(const unsigned short* x, const unsigned short
     const float value = present ? from_half(x[at]) : 1.0f;
     return from_half(to_half(ptx::divide(value, from_half(smooth[at]))));
   };
-  float largest = 0.0f;
+  float largest[2] = {0.0f, 0.0f};  // the second stays alone
 #pragma unroll 1
   for (int i = 0; i < 16; ++i) {
-    largest = ptx::larger_or_nan(largest, ptx::magnitude(smoothed(i)));
+    largest[0] = ptx::larger_or_nan(largest[0], ptx::magnitude(smoothed(i)));
   }
-  largest = largest_of_quad(largest);
-  Codes made = Codes{{0, 0}, ptx::divide(largest, 7.0f)};
+  largest_of_quads(largest);
+  Codes made = Codes{{0, 0}, ptx::divide(largest[0], 7.0f)};
   const float divisor = made.scale == 0.0f ? 1.0f : made.scale;
 #pragma unroll 1
   for (int i = 0; i < 16; ++i) {
@@ -218,20 +222,19 @@ SVDQ_INLINE Codes quantize_extreme(const unsigned short* x, const unsigned short
   return made;
 }
 
-// Starts the copies of step `step` of lora_down: WARPS_K groups of 64 rows, ranks from `rank` on.
-SVDQ_INLINE void bring_down(unsigned stage, const unsigned short* lora_down, int first_group,
-                            int until, int r, int rank) {
+// Starts the copies of a step of lora_down: WARPS_K groups of 64 rows, of which `until` are there.
+// A thread copies every kRowsApart-th row, of 8 ranks each; `from` is its first.
+SVDQ_INLINE void bring_down(unsigned stage, const unsigned short* from, int until, int r,
+                            bool has_ranks) {
+  constexpr int kRowsApart = kThreads / kSums;  // kSums = RANK_TILES wherever copies are
+  const int first = ptx::thread() / kSums, chunk = ptx::thread() % kSums;
 #pragma unroll
   for (int j = 0; j < kCopies; ++j) {
-    const int index = ptx::thread() + j * kThreads;
-    const int row = index / kSums, chunk = index % kSums;  // kSums = RANK_TILES wherever copies are
+    const int row = first + j * kRowsApart, k = row % 64;
     if (row >= WARPS_K * 64) continue;
-    const int k = row % 64, group = first_group + row / 64;
-    const bool valid = group < until && rank + 8 * chunk < r;
     const int place = k / 32 * 32 + k % 8 / 2 * 8 + k % 32 / 8 * 2 + k % 2;
-    const unsigned short* from = lora_down;
-    if (valid) from += (static_cast<long long>(group) * 64 + k) * r + rank + 8 * chunk;
-    ptx::copy_async(stage + row / 64 * kGroupBytes + place * kPitch + chunk * 16, from, valid);
+    ptx::copy_async(stage + row / 64 * kGroupBytes + place * kPitch + chunk * 16,
+                    from + j * kRowsApart * r, has_ranks && row / 64 < until);
   }
 }
 
@@ -278,13 +281,13 @@ SVDQ_INLINE void add_slices(float (&sum)[kSums][4], unsigned char* shared, int w
 }  // namespace
 
 // Grid: x = row tiles, y = splits of k, z = pieces of the ranks. With one split `sums` is lora_act
-// [m, r], otherwise the workspace [splits, m, r].
+// [m, r], otherwise the workspace [splits, m, r]. A split has `share` groups.
 SVDQ_KERNEL(kThreads, BLOCKS)
 svdq_quantize_w4a4(const unsigned short* __restrict__ x,
                    const unsigned short* __restrict__ lora_down,
                    const unsigned short* __restrict__ smooth, unsigned char* __restrict__ codes,
                    unsigned short* __restrict__ ascales, float* __restrict__ sums, int m, int k,
-                   int r, long long x_row) {
+                   int r, int share, long long x_row) {
   SVDQ_SHARED(shared);
   const int lane = ptx::thread() % 32, quad = lane / 4, pair = lane % 4;
   const int slice = ptx::thread() / 32 / WARPS_M, warp = ptx::thread() / 32 % WARPS_M;
@@ -292,16 +295,19 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
   const int rank = ptx::block_z() * 8 * RANK_TILES;
 
   const int groups = k / 64;
-  const int share = (groups + ptx::blocks_y() - 1) / ptx::blocks_y();
   const int from = ptx::block_y() * share;
   const int until = from + share < groups ? from + share : groups;
   const int steps = until > from ? (until - from + WARPS_K - 1) / WARPS_K : 0;
 
   const unsigned base = ptx::shared_address(shared);
+  const int chunk = rank + 8 * (ptx::thread() % kSums);
+  const unsigned short* down = lora_down + (64LL * from + ptx::thread() / kSums) * r + chunk;
+  const long long down_step = 64LL * WARPS_K * r;
 #pragma unroll
   for (int ahead = 0; ahead < STAGES - 1; ++ahead) {
     if (RANK_TILES > 0 && ahead < steps) {
-      bring_down(base + ahead * kStageBytes, lora_down, from + ahead * WARPS_K, until, r, rank);
+      bring_down(base + ahead * kStageBytes, down, until - from - ahead * WARPS_K, r, chunk < r);
+      down += down_step;
     }
     ptx::close_batch();
   }
@@ -309,16 +315,22 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
   float sum[kSums][4];
 #pragma unroll
   for (int item = 0; item < kSums * 4; ++item) sum[item / 4][item % 4] = 0.0f;
-  const unsigned short* x_of[2] = {x + row * x_row, x + (row + 8LL) * x_row};
+  // All of these move on by a step at a time.
+  const unsigned short* x_of = x + row * x_row + 64LL * (from + slice);
+  const unsigned short* smooth_of = smooth + 64LL * (from + slice);
+  unsigned char* codes_of =
+      codes + static_cast<long long>(row) * (k / 2) + 32LL * (from + slice) + 4 * pair;
+  const bool there[2] = {row < m, row + 8 < m};
+
   unsigned next[2][8], next_smooth[8];
-  const auto load_group = [&](int group) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      load_row(next[half], x_of[half] + 64LL * group, pair, row + 8 * half < m && group < until);
-    }
-    load_row(next_smooth, smooth + 64LL * group, pair, group < until);
+  const auto load_group = [&](bool present) {
+    load_row(next[0], x_of, pair, there[0] && present);
+    load_row(next[1], x_of + 8 * x_row, pair, there[1] && present);
+    load_row(next_smooth, smooth_of, pair, present);
+    x_of += 64 * WARPS_K;
+    smooth_of += 64 * WARPS_K;
   };
-  load_group(from + slice);
+  load_group(from + slice < until);
   int turn = slice % ptx::blocks_z();  // whose it is, among the pieces of the ranks, to store codes
   for (int step = 0; step < steps; ++step) {
     const int group = from + step * WARPS_K + slice;
@@ -329,14 +341,15 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
       now[1][i] = next[1][i];
       divisors[i] = next_smooth[i];
     }
-    load_group(group + WARPS_K);
+    load_group(group + WARPS_K < until);
     if constexpr (RANK_TILES > 0) {
       ptx::wait_batches<STAGES - 2>();
       // After this, the step's lora_down is there, and the stage of step - 1 is free.
       ptx::block_barrier();
       if (step + STAGES - 1 < steps) {
-        bring_down(base + (step + STAGES - 1) % STAGES * kStageBytes, lora_down,
-                   from + (step + STAGES - 1) * WARPS_K, until, r, rank);
+        bring_down(base + (step + STAGES - 1) % STAGES * kStageBytes, down,
+                   until - from - (step + STAGES - 1) * WARPS_K, r, chunk < r);
+        down += down_step;
       }
       ptx::close_batch();
       multiply_group(sum, now[0], now[1],
@@ -344,24 +357,27 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
     }
     const bool stores = turn == ptx::block_z() && group < until;
     turn = turn + 1 < ptx::blocks_z() ? turn + 1 : 0;
+    codes_of += 32 * WARPS_K;
     if (!stores) continue;  // all lanes of a warp agree
+
     const auto store = [&](int half, const Codes& made) {
       const int at = row + 8 * half;
       if (at >= m) return;
-      unsigned char* place = codes + static_cast<long long>(at) * (k / 2) + 32LL * group + 4 * pair;
+      unsigned char* place = codes_of - 32 * WARPS_K + half * 4LL * k;
       *reinterpret_cast<unsigned*>(place) = made.word[0];
       *reinterpret_cast<unsigned*>(place + 16) = made.word[1];
       if (pair == 0) ascales[static_cast<long long>(group) * m + at] = to_half(made.scale);
     };
     unsigned smoothed[2][8];
     float largest[2];
-    bool plain = smooth_rows(smoothed, largest, now, divisors);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      largest[half] = largest_of_quad(largest[half]);
-      plain = plain && is_plain(largest[half], now[half]);
-      store(half, encode_row(smoothed[half], largest[half]));
-    }
+    const Signs signs = smooth_rows(smoothed, largest, now, divisors);
+    largest_of_quads(largest);
+    const bool plain = signs.divisors && is_plain(largest[0], signs.zeros[0]) &&
+                       is_plain(largest[1], signs.zeros[1]);
+    const Codes made[2] = {encode_row(smoothed[0], largest[0]),
+                           encode_row(smoothed[1], largest[1])};
+    store(0, made[0]);
+    store(1, made[1]);
     if (!ptx::any_lane(!plain)) continue;
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
