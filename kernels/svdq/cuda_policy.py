@@ -76,25 +76,17 @@ GEMM_TILES: Final = {
     "m16n32": GemmTile(block_m=16, block_n=32, warps_m=1, warps_n=1, warps_k=4, groups=4, stages=8, band=1),  # noqa: E501
     "m16n64": GemmTile(block_m=16, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=6, band=1),  # noqa: E501
     "m32n64": GemmTile(block_m=32, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=4, band=1),  # noqa: E501
-    "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4, blocks=4),  # noqa: E501
-    "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8, blocks=2),  # noqa: E501
+    "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4),  # noqa: E501
+    "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
     "m128n128": GemmTile(block_m=128, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
-    "m128n128w16": GemmTile(block_m=128, block_n=128, warps_m=4, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
-    "m128n256w16": GemmTile(block_m=128, block_n=256, warps_m=4, warps_n=4, warps_k=1, groups=2, stages=6, band=8),  # noqa: E501
-    "m256n128w16": GemmTile(block_m=256, block_n=128, warps_m=4, warps_n=4, warps_k=1, groups=2, stages=6, band=8),  # noqa: E501
-    "m128n64": GemmTile(block_m=128, block_n=64, warps_m=4, warps_n=2, warps_k=1, groups=2, stages=4, band=8, blocks=2),  # noqa: E501
 }
 # fmt: on
 _SPLITS: Final = {
     "m16n32": (1, 2, 4, 8),
-    "m16n64": (1, 2),
+    "m16n64": (1,),
     "m32n64": (1, 2, 4, 8),
     "m64n64": (1, 2, 4),
     "m64n128": (1,),
-    "m128n128w16": (1,),
-    "m128n256w16": (1,),
-    "m256n128w16": (1,),
-    "m128n64": (1,),
     "m128n128": (1,),  # finishes in pieces, which no second kernel can take over
 }
 
@@ -146,8 +138,8 @@ def _short_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
         return "m64n64", f"m={m} fits one tile row of 64"
     if m > 16:
         return "m32n64", f"m={m} fits one tile row of 32: weights are read once"
-    if GEMM_TILES["m16n64"].tiles(m, n) >= multiprocessors // 2:
-        return "m16n64", f"m={m} fits 16 rows; n={n} makes tiles of 64 for half the GPU or more"
+    if GEMM_TILES["m16n64"].tiles(m, n) >= 2 * multiprocessors:
+        return "m16n64", f"m={m} fits 16 rows; n={n} makes tiles of 64 for two waves or more"
     return "m16n32", f"m={m} fits 16 rows; n={n} needs narrow tiles to occupy the GPU"
 
 

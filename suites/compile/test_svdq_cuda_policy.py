@@ -47,7 +47,8 @@ def test_the_quantizer_chooses_every_config_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("size", "config", "why"),
     [
-        ((1, 8192, 8192), "m16n64", "m=1 fits 16 rows; n=8192"),
+        ((1, 8192, 8192), "m16n32", "m=1 fits 16 rows; n=8192"),
+        ((1, 28672, 8192), "m16n64", "n=28672 makes tiles of 64 for two waves or more"),
         ((16, 4096, 4096), "m16n32", "n=4096 needs narrow tiles to occupy the GPU"),
         ((16, 512, 8192), "m16n32_k4", "16 tile(s) leave multiprocessors idle: k in 4 shares"),
         ((17, 8192, 8192), "m32n64", "m=17 fits one tile row of 32"),
