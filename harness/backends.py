@@ -40,7 +40,7 @@ class Backend:
 BACKENDS: Final = {
     "triton": Backend("triton", "triton", (3, 6), (3, 10)),
     "cuda": Backend(
-        *("cuda.core", "cuda-core", (1, 0), (2, 0)),
+        *("cuda.core", "cuda-core", (1, 2), (2, 0)),
         extra="[cu13]",
         check="harness.cuda_toolkit:toolkit",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _FLOATS: Final = (ctypes.c_float, ctypes.c_double)
 _GRID: Final = (2**31 - 1, 65535, 65535)
 _BLOCK: Final = (1024, 1024, 64)
 _THREADS: Final = 1024
+_CLUSTER: Final = (8, 8, 8)  # and 8 together: what every arch with clusters launches
 
 
 def check_kind(name: str, kind: Kind) -> None:
@@ -84,13 +86,28 @@ def tensors(values: Sequence[object]) -> list[Tensor]:
 
 
 def extents(
-    kernel: str, grid: int | Sequence[int], block: int | Sequence[int]
+    kernel: str,
+    grid: int | Sequence[int],
+    block: int | Sequence[int],
+    cluster: int | Sequence[int] | None = None,
 ) -> Mapping[str, tuple[int, ...]]:
-    """Grid and block as tuples; raises TypeError or ValueError for what no device launches."""
+    """Grid, block and cluster (one block if None) as tuples.
+
+    Raises TypeError or ValueError for what no device launches.
+    """
     made = {"grid": _extent(kernel, "grid", grid, _GRID)}
     made["block"] = _extent(kernel, "block", block, _BLOCK)
     if math.prod(made["block"]) > _THREADS:
         msg = f"{kernel}: block={block!r} has more than {_THREADS} threads; use a smaller one"
+        raise ValueError(msg)
+    made["cluster"] = _extent(kernel, "cluster", 1 if cluster is None else cluster, _CLUSTER)
+    blocks = math.prod(made["cluster"])
+    divides = all(g % c == 0 for g, c in zip_longest(made["grid"], made["cluster"], fillvalue=1))
+    if blocks > _CLUSTER[0] or not divides:
+        msg = (
+            f"{kernel}: cluster={cluster!r} has {blocks} blocks, of grid={grid!r}; "
+            f"use at most {_CLUSTER[0]} that divide the grid, extent by extent"
+        )
         raise ValueError(msg)
     return made
 

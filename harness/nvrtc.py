@@ -13,6 +13,7 @@ import re
 import tempfile
 import threading
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -186,10 +187,16 @@ class Function:
         *arguments: object,
         grid: int | Sequence[int],
         block: int | Sequence[int],
+        cluster: int | Sequence[int] | None = None,
+        overlaps: bool = False,
         shared_bytes: int = 0,
         stream: int | None = None,
     ) -> None:
         """Launch on the tensors' device, on its current stream or the one of that handle.
+
+        ``grid`` counts blocks, also where several are a ``cluster``. A kernel that ``overlaps`` may
+        start before the one ahead of it is complete (programmatic stream serialization), and has
+        to wait for it itself, by ``griddepcontrol.wait``, before it touches memory. Both need sm90.
 
         Open scopes of `harness.launches` see it first; one that captures keeps it from being
         compiled, loaded or executed, so that it needs no GPU there.
@@ -201,7 +208,7 @@ class Function:
             LaunchedTooLate: a CUDA graph is being recorded, and the kernel is not loaded yet.
         """
         values = self._values(arguments)
-        shape = kernel_arguments.extents(self.name, grid, block)
+        shape = kernel_arguments.extents(self.name, grid, block, cluster)
         launch = Launch(
             backend="cuda",
             name=self.name,
@@ -209,15 +216,18 @@ class Function:
             function=self,
             grid=shape["grid"],
             arguments=dict(zip(self.parameters, arguments, strict=True)),
-            options={"block": shape["block"], "shared_bytes": shared_bytes},
+            options={
+                "block": shape["block"],
+                "cluster": shape["cluster"],
+                "overlaps": overlaps,
+                "shared_bytes": shared_bytes,
+            },
         )
         where = _device_of(self.name, values) if report_launch(launch) else None
         if where is None:
             return
         core = backends.require("cuda")
-        config = core.LaunchConfig(
-            grid=shape["grid"], block=shape["block"], shmem_size=shared_bytes
-        )
+        config = _launch_config(core, launch)
         with device.on(where):
             # In a thread that has not used CUDA yet, torch makes its device current too late.
             core.Device(where.index).set_current()
@@ -305,6 +315,21 @@ def compile_launch(launch: Launch, arch: str, *, folder: Path | None = None) -> 
     )
     artifact.require_fit(made)
     return made
+
+
+def _launch_config(core: Any, launch: Launch) -> Any:
+    options = launch.options
+    # cuda-core counts a grid in clusters.
+    grid = [
+        whole // part for whole, part in zip_longest(launch.grid, options["cluster"], fillvalue=1)
+    ]
+    return core.LaunchConfig(
+        grid=tuple(grid[:3]) if math.prod(options["cluster"]) > 1 else launch.grid,
+        cluster=options["cluster"] if math.prod(options["cluster"]) > 1 else None,
+        block=options["block"],
+        shmem_size=options["shared_bytes"],
+        programmatic_stream_serialization=options["overlaps"],
+    )
 
 
 def _device_of(kernel: str, values: Sequence[object]) -> torch.device:

@@ -15,9 +15,17 @@ import torch
 from torch import Tensor
 
 from harness import device, kernel
+from harness.artifact import SHARED_LIMITS
 from harness.nvrtc import Function
 from kernels import contract
-from kernels.svdq.cuda_policy import GEMM_CONFIGS, GEMM_TILES, choose_gemm, choose_path
+from kernels.svdq.cuda_policy import (
+    GEMM_CONFIGS,
+    GemmTile,
+    ShortTile,
+    choose_gemm,
+    choose_path,
+    has_clusters,
+)
 from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import ARCH
 from kernels.svdq.gemm_arguments import check_gemm
@@ -37,7 +45,7 @@ _FINISH: Final[Mapping[str, Kind]] = {
 }
 _LOW_RANK: Final[Mapping[str, Kind]] = {"r": ctypes.c_int32, "alpha": ctypes.c_float}
 _SIZES: Final[Mapping[str, Kind]] = {"m": ctypes.c_int32, "n": ctypes.c_int32}
-_GEMM: Final[Mapping[str, Kind]] = {
+_SHORT: Final[Mapping[str, Kind]] = {
     "codes": "uint8",
     "wcodes": "uint8",
     "ascales": "tensor",
@@ -48,8 +56,8 @@ _GEMM: Final[Mapping[str, Kind]] = {
     "k": ctypes.c_int32,
     **_LOW_RANK,
     "out_bf16": ctypes.c_int32,
-    "band": ctypes.c_int32,
 }
+_GEMM: Final[Mapping[str, Kind]] = {**_SHORT, "band": ctypes.c_int32}
 _ADD_SPLITS: Final[Mapping[str, Kind]] = {
     "workspace": "float32",
     "splits": ctypes.c_int32,
@@ -62,8 +70,10 @@ _ADD_SPLITS: Final[Mapping[str, Kind]] = {
 
 
 @cache
-def _gemm(tile: str, path: str, *, act_unsigned: bool, bf16: bool) -> Function:
-    defines = GEMM_TILES[tile].defines(path, act_unsigned=act_unsigned, bf16=bf16)
+def _gemm(tile: GemmTile | ShortTile, path: str, *, act_unsigned: bool, bf16: bool) -> Function:
+    defines = tile.defines(path, act_unsigned=act_unsigned, bf16=bf16)
+    if isinstance(tile, ShortTile):
+        return Function(source("gemm_short.cu", "svdq_gemm_w4a4_short", defines), _SHORT, __name__)
     return Function(source("gemm.cu", "svdq_gemm_w4a4", defines), _GEMM, __name__)
 
 
@@ -92,8 +102,9 @@ def _check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config, configs=GEMM_CONFIGS,
     )  # fmt: skip
-    wide = {"codes": codes, "wcodes": wcodes, "lora_act": lora_act, "lora_up": lora_up}
-    narrow = {"ascales": ascales, "wscales": wscales, "bias": bias, "wcscales": wcscales}
+    wide = {"codes": codes, "wcodes": wcodes, "wscales": wscales}
+    wide |= {"lora_act": lora_act, "lora_up": lora_up}
+    narrow = {"ascales": ascales, "bias": bias, "wcscales": wcscales}
     for name, value in {**wide, **narrow}.items():
         if value is not None:
             contract.require_contiguous(name, value)
@@ -121,28 +132,33 @@ def _svdq_gemm_w4a4_cuda(
         out_dtype, config,
     )  # fmt: skip
     contract.require_addresses(
-        ALIGNMENT, codes=codes, wcodes=wcodes, lora_act=lora_act, lora_up=lora_up
+        ALIGNMENT, codes=codes, wcodes=wcodes, wscales=wscales, lora_act=lora_act, lora_up=lora_up
     )
-    path, _ = choose_path(device.require_arch(codes.device, ARCH))
+    arch = device.require_arch(codes.device, ARCH)
+    path, _ = choose_path(arch)
     m, n, k = codes.shape[0], wcodes.shape[0], codes.shape[1] * 2
     y = torch.empty((m, n), dtype=out_dtype or ascales.dtype, device=codes.device)
     if m == 0:
         return y
     name = config or choose_gemm(m, n, k, device.multiprocessors(codes.device))[0]
-    tile, splits = GEMM_CONFIGS[name].tile, GEMM_CONFIGS[name].splits
+    tile, splits = GEMM_CONFIGS[name].tile.fit(SHARED_LIMITS[arch]), GEMM_CONFIGS[name].splits
+    # The blocks of a cluster read each other's sums, and need no second kernel.
+    overlaps = isinstance(tile, ShortTile) and has_clusters(arch)
+    clustered = overlaps and splits > 1
     # Partial sums, each written whole before the second kernel reads them: nothing persists.
     workspace = None
-    if splits > 1:
+    if splits > 1 and not clustered:
         workspace = torch.empty((splits, m, n), dtype=torch.float32, device=codes.device)
     finish = (lora_act, lora_up, bias, wcscales, y)
     bf16, out_bf16 = (dtype is torch.bfloat16 for dtype in (ascales.dtype, y.dtype))
     rank = 0 if lora_act is None else lora_act.shape[1]
-    tiling = GEMM_CONFIGS[name].name
-    _gemm(tiling, path, act_unsigned=act_unsigned, bf16=bf16).launch(
+    _gemm(tile, path, act_unsigned=act_unsigned, bf16=bf16).launch(
         *(codes, wcodes, ascales, wscales, *finish, workspace, m, n, k, rank, alpha),
-        *(int(out_bf16), tile.band),
+        *((int(out_bf16), tile.band) if isinstance(tile, GemmTile) else (int(out_bf16),)),
         grid=(tile.tiles(m, n), splits),
         block=tile.threads,
+        cluster=(1, splits) if clustered else None,
+        overlaps=overlaps,
         shared_bytes=tile.shared_bytes,
     )
     if workspace is not None:
@@ -209,9 +225,9 @@ def svdq_gemm_w4a4_cuda(
     ``codes [m, k/2]`` and ``wcodes [n, k/2]`` are uint8, two signed int4 a byte, even k low (the
     activations 0..15 if ``act_unsigned``). ``ascales [k/64, m]`` and ``wscales [k/64, n]`` are
     float16 or bfloat16, and ``lora_up [n, r]``, ``bias [n]`` and ``wcscales [n]`` are of the same
-    dtype; ``lora_act [m, r]`` is float32. All are contiguous, and codes and low-rank factors begin
-    at a multiple of 16 bytes. Returns contiguous ``[m, n]`` in ``out_dtype``, or the dtype of the
-    scales if None; float16 saturates at +-65504. ``config`` names one of ``GEMM_CONFIGS``; None
+    dtype; ``lora_act [m, r]`` is float32. All are contiguous, and codes, ``wscales`` and low-rank
+    factors begin at a multiple of 16 bytes. Returns contiguous ``[m, n]`` in ``out_dtype``, or the
+    dtype of the scales if None; float16 saturates at +-65504. ``config`` names one of ``GEMM_CONFIGS``; None
     leaves the choice to ``choose_gemm``.
 
     The first call of a configuration compiles it and loads it, about a second without the cache on

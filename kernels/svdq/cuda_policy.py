@@ -7,13 +7,19 @@ Pure functions of sizes and arch. Every choice is a name in ``GEMM_CONFIGS`` or
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kernels.svdq.domain import GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SHORT: Final = 256  # rows up to which the quantizer needs warps along k to occupy the GPU
 MAX_TILES_WITHOUT_LOSS: Final = 4  # of 8 ranks, with all of the quantizer's blocks
 S4_ARCHES: Final = ("sm80", "sm86", "sm89")  # m16n8k64.s4 is native; later emulated, 20 x slower
+CLUSTER: Final = 8  # blocks that every arch with clusters runs as one
+FINISHERS: Final = 4  # warps of gemm_short.cu beside those that multiply, if there is as much
+STEP: Final = 4  # groups of 64 in a stage of gemm_short.cu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,10 @@ class GemmTile:
         stage = self.groups * (rows * (GROUP // 2) + 2 * rows + 8)
         return self.stages * -(-stage // 16) * 16
 
+    def fit(self, limit: int) -> GemmTile:  # noqa: ARG002 - as that of `ShortTile`
+        """This tiling, which fits everywhere."""
+        return self
+
     def tiles(self, m: int, n: int) -> int:
         """Tiles of an output ``[m, n]``."""
         return -(-m // self.block_m) * -(-n // self.block_n)
@@ -71,20 +81,75 @@ class GemmTile:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShortTile:
+    """A tiling of gemm_short.cu.
+
+    The block's rows and columns of the output, its warps that multiply, and their stages, as many
+    as fit. Some more warps finish the tile.
+    """
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        pieces = self.block_m // 8 * self.block_n // 16
+        return 32 * (self.warps + min(pieces, FINISHERS))
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block: stages of each warp."""
+        codes = (self.block_m + self.block_n) * STEP * GROUP // 2
+        row_scales = -(-STEP * (self.block_m // 2 + 1) * 4 // 16) * 16
+        return self.warps * self.stages * (codes + row_scales + STEP * self.block_n * 2)
+
+    def fit(self, limit: int) -> ShortTile:
+        """This tiling with no more stages than fit into ``limit`` bytes of shared memory."""
+        return replace(self, stages=min(self.stages, self.stages * limit // self.shared_bytes))
+
+    def tiles(self, m: int, n: int) -> int:
+        """Tiles of an output ``[m, n]``."""
+        return -(-m // self.block_m) * -(-n // self.block_n)
+
+    def steps(self, k: int) -> int:
+        """Stages that a warp of a block without split fills one after the other."""
+        return -(-k // (GROUP * STEP * self.warps))
+
+    def defines(self, path: str, *, act_unsigned: bool, bf16: bool) -> dict[str, int]:
+        """The macros that make gemm_short.cu this tiling; ``bf16`` is said of the scales."""
+        return {
+            "PATH_S8": int(path == "s8"),
+            "UNSIGNED": int(act_unsigned),
+            "BF16": int(bf16),
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "WARPS": self.warps,
+            "STAGES": self.stages,
+        }
+
+
 # fmt: off
-GEMM_TILES: Final = {
-    "m16n32": GemmTile(block_m=16, block_n=32, warps_m=1, warps_n=1, warps_k=4, groups=4, stages=8, band=1),  # noqa: E501
-    "m16n64": GemmTile(block_m=16, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=6, band=1),  # noqa: E501
-    "m32n64": GemmTile(block_m=32, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=4, band=1),  # noqa: E501
+GEMM_TILES: Final[Mapping[str, GemmTile | ShortTile]] = {
+    "m8n32": ShortTile(block_m=8, block_n=32, warps=8, stages=2),
+    "m8n64": ShortTile(block_m=8, block_n=64, warps=4, stages=4),
+    "m16n32": ShortTile(block_m=16, block_n=32, warps=4, stages=4),
+    "m16n64": ShortTile(block_m=16, block_n=64, warps=4, stages=4),
+    "m32n32": ShortTile(block_m=32, block_n=32, warps=4, stages=3),
     "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4),  # noqa: E501
     "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
     "m128n128": GemmTile(block_m=128, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
 }
 # fmt: on
 _SPLITS: Final = {
+    "m8n32": (1, 2, 4, 8),
+    "m8n64": (1,),
     "m16n32": (1, 2, 4, 8),
     "m16n64": (1,),
-    "m32n64": (1, 2, 4, 8),
+    "m32n32": (1, 2, 4, 8),
     "m64n64": (1, 2, 4),
     "m64n128": (1,),
     "m128n128": (1,),  # finishes in pieces, which no second kernel can take over
@@ -99,7 +164,7 @@ class GemmConfig:
     splits: int
 
     @property
-    def tile(self) -> GemmTile:
+    def tile(self) -> GemmTile | ShortTile:
         """The tiling."""
         return GEMM_TILES[self.name]
 
@@ -122,6 +187,11 @@ def choose_path(arch: str) -> tuple[str, str]:
     return "s8", f"{arch} emulates 4-bit products; bytes are native"
 
 
+def has_clusters(arch: str) -> bool:
+    """Whether ``arch`` has clusters of blocks, and launches that overlap."""
+    return arch not in S4_ARCHES
+
+
 def choose_gemm(m: int, n: int, k: int, multiprocessors: int) -> tuple[str, str]:
     """The name of the tiling and split of k for an output ``[m, n]``, and why.
 
@@ -137,10 +207,12 @@ def _short_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
     if m > 32:
         return "m64n64", f"m={m} fits one tile row of 64"
     if m > 16:
-        return "m32n64", f"m={m} fits one tile row of 32: weights are read once"
-    if GEMM_TILES["m16n64"].tiles(m, n) >= 2 * multiprocessors:
-        return "m16n64", f"m={m} fits 16 rows; n={n} makes tiles of 64 for two waves or more"
-    return "m16n32", f"m={m} fits 16 rows; n={n} needs narrow tiles to occupy the GPU"
+        return "m32n32", f"m={m} fits one tile row of 32: weights are read once"
+    rows = 8 if m <= 8 else 16
+    # A wide tile reads activations half as often, if there are enough of them to read weights.
+    if 2 * GEMM_TILES[f"m{rows}n64"].tiles(m, n) > multiprocessors:
+        return f"m{rows}n64", f"m={m} fits {rows} rows; tiles of 64 occupy most of the GPU"
+    return f"m{rows}n32", f"m={m} fits {rows} rows; n={n} needs narrow tiles to occupy the GPU"
 
 
 def _tall_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
@@ -153,12 +225,14 @@ def _tall_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
 
 
 def _splits(tile: str, m: int, n: int, k: int, multiprocessors: int) -> tuple[int, str]:
-    """Blocks double until there is one for every multiprocessor; a share keeps 8 steps or more."""
+    """Blocks double until there is one for every multiprocessor, while shares keep some steps."""
     blocks, steps = GEMM_TILES[tile].tiles(m, n), GEMM_TILES[tile].steps(k)
+    # The warps of a short tile share its steps, and are all that hides its waits for memory.
+    least = 1 if isinstance(GEMM_TILES[tile], ShortTile) else 8
     splits = 1
     for more in _SPLITS[tile]:
         # Twice as many blocks pay for the second kernel only if half the GPU stands idle.
-        if blocks * splits * 2 <= multiprocessors and steps // more >= 8:
+        if blocks * splits * 2 <= multiprocessors and steps // more >= least:
             splits = more
     if splits == 1:
         return 1, f"{blocks} tile(s) of {steps} steps, not split"
@@ -207,9 +281,15 @@ class QuantizeConfig:
         """Dynamic shared memory of a block: rows of lora_down, each with 16 bytes for the banks."""
         return self.stages * self.warps_k * GROUP * (16 * self.rank_tiles(r) + 16)
 
-    def defines(self, r: int, *, bf16: bool) -> dict[str, int]:
-        """The macros that make quantize.cu this tiling."""
+    def is_clustered(self, *, clusters: bool) -> bool:
+        """Whether the blocks that share k are a cluster, on an arch with ``clusters``."""
+        return clusters and self.warps_k > 1 and 1 < self.splits <= CLUSTER
+
+    def defines(self, r: int, *, bf16: bool, clusters: bool) -> dict[str, int]:
+        """The macros that make quantize.cu this tiling, on an arch with ``clusters`` or without."""
         return {
+            "CLUSTERED": int(self.is_clustered(clusters=clusters)),
+            "OVERLAPS": int(clusters and self.warps_k > 1),
             "BF16": int(bf16),
             "WARPS_M": self.warps_m,
             "WARPS_K": self.warps_k,
@@ -222,11 +302,13 @@ class QuantizeConfig:
 
 _QUANTIZE_TILES: Final = {
     "m16k4": QuantizeConfig(warps_m=1, warps_k=4, stages=2, splits=1),
+    "m16k8": QuantizeConfig(warps_m=1, warps_k=8, stages=2, splits=1, ranks=16),
     "m16k16": QuantizeConfig(warps_m=1, warps_k=16, stages=2, splits=1, ranks=16),
     "m64k1": QuantizeConfig(warps_m=4, warps_k=1, stages=3, splits=1, blocks=4),
 }
 _QUANTIZE_SPLITS: Final = {
     "m16k4": (8, 16, 32),
+    "m16k8": (1, 2, 4, 8),
     "m16k16": (1, 2, 4, 8),
     "m64k1": (1, 2, 4, 8, 16),
 }
@@ -237,9 +319,14 @@ QUANTIZE_CONFIGS: Final = {
 }
 
 
-def choose_quantize(m: int, k: int, r: int, multiprocessors: int) -> tuple[str, str]:
-    """The name of the tiling for ``x [m, k]`` and rank ``r``, and why."""
-    tile, why = _quantize_tile(m, k)
+def choose_quantize(
+    m: int, k: int, r: int, multiprocessors: int, *, clusters: bool
+) -> tuple[str, str]:
+    """The name of the tiling for ``x [m, k]`` and rank ``r``, and why.
+
+    On an arch with ``clusters`` of blocks a few blocks need no second kernel to add their sums.
+    """
+    tile, why = _quantize_tile(m, k, clusters=clusters)
     shape = _QUANTIZE_TILES[tile]
     blocks = -(-m // shape.block_m) * shape.rank_pieces(r)
     steps = -(-k // (GROUP * shape.warps_k))
@@ -255,12 +342,14 @@ def choose_quantize(m: int, k: int, r: int, multiprocessors: int) -> tuple[str, 
     return _named(tile, splits), f"{why}; {made}"
 
 
-def _quantize_tile(m: int, k: int) -> tuple[str, str]:
+def _quantize_tile(m: int, k: int, *, clusters: bool) -> tuple[str, str]:
     groups = k // GROUP
     if m > SHORT:
         return "m64k1", f"m={m} makes warps enough by rows"
     if groups <= _QUANTIZE_TILES["m16k16"].warps_k:
         return "m16k16", f"k={k} has a warp of one block for each group: one step, one launch"
+    if clusters:
+        return "m16k8", f"m={m}, k={k}: up to {CLUSTER} blocks are one cluster, one launch"
     if m > 16 or groups < 8 * _QUANTIZE_TILES["m16k4"].warps_k:
         return "m16k16", f"m={m}, k={k}: wide blocks leave few sums to be added"
     return "m16k4", f"m={m} fits 16 rows: k over as many multiprocessors as it has steps"

@@ -21,6 +21,7 @@ from kernels.svdq.cuda_policy import (
     QUANTIZE_CONFIGS,
     QuantizeConfig,
     choose_quantize,
+    has_clusters,
 )
 from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import ARCH, GROUP
@@ -56,8 +57,8 @@ _ADD_SPLITS: Final[Mapping[str, Kind]] = {
 }
 
 
-def _quantize(config: QuantizeConfig, r: int, *, bf16: bool) -> Function:
-    return _tiling(tuple(config.defines(r, bf16=bf16).items()))
+def _quantize(config: QuantizeConfig, r: int, *, bf16: bool, clusters: bool) -> Function:
+    return _tiling(tuple(config.defines(r, bf16=bf16, clusters=clusters).items()))
 
 
 @cache
@@ -96,23 +97,27 @@ def _svdq_quantize_w4a4_act_fuse_lora_cuda(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, lora_down, smooth, precision, config)
     contract.require_addresses(ALIGNMENT, x=x, lora_down=lora_down, smooth=smooth)
-    device.require_arch(x.device, ARCH)
+    clusters = has_clusters(device.require_arch(x.device, ARCH))
     (m, k), r = x.shape, lora_down.shape[1]
     codes = torch.empty((m, k // 2), dtype=torch.uint8, device=x.device)
     ascales = torch.empty((k // GROUP, m), dtype=x.dtype, device=x.device)
     lora_act = torch.empty((m, r), dtype=torch.float32, device=x.device)
     if m == 0:
         return codes, ascales, lora_act
-    name = config or choose_quantize(m, k, r, device.multiprocessors(x.device))[0]
+    multiprocessors = device.multiprocessors(x.device)
+    name = config or choose_quantize(m, k, r, multiprocessors, clusters=clusters)[0]
     tiling = QUANTIZE_CONFIGS[name]
     # Partial sums, each written whole before the second kernel reads them: nothing persists.
     sums = lora_act
-    if tiling.splits > 1:
+    clustered = tiling.is_clustered(clusters=clusters)
+    if tiling.splits > 1 and not clustered:
         sums = torch.empty((tiling.splits, m, r), dtype=torch.float32, device=x.device)
-    _quantize(tiling, r, bf16=x.dtype is torch.bfloat16).launch(
+    _quantize(tiling, r, bf16=x.dtype is torch.bfloat16, clusters=clusters).launch(
         *(x, lora_down, smooth, codes, ascales, sums, m, k, r, tiling.share(k), x.stride(0)),
         grid=(-(-m // tiling.block_m), tiling.splits, tiling.rank_pieces(r)),
         block=tiling.threads,
+        cluster=(1, tiling.splits) if clustered else None,
+        overlaps=clusters and tiling.warps_k > 1,
         shared_bytes=tiling.shared_bytes(r),
     )
     if sums is not lora_act:

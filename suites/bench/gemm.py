@@ -202,7 +202,7 @@ def measure(made: Layers, device: torch.device, fastest: float) -> None:
         f"{2 * m * n * k / ours / fastest:.0%} of the peak, "
         f"{1e-12 * n * k / 2 / ours:.2f} TB/s of weights\n"
         f"    of it the quantizer {1e6 * quantizer:.1f} us "
-        f"({choose_quantize(m, k, RANK, count)[0]}), "
+        f"({choose_quantize(m, k, RANK, count, clusters=True)[0]}), "
         f"the GEMM {1e6 * gemm:.1f} us ({choose_gemm(m, n, k, count)[0]})",
         flush=True,
     )

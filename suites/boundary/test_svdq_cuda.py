@@ -286,4 +286,4 @@ def test_without_cuda_core_imports_work_and_the_error_says_what_to_install() -> 
     )
     assert done.returncode == 0, done.stderr
     assert "backend 'cuda' cannot be imported" in done.stdout
-    assert "pip install 'cuda-core[cu13]>=1.0,<2.0'" in done.stdout
+    assert "pip install 'cuda-core[cu13]>=1.2,<2.0'" in done.stdout

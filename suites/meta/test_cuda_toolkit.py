@@ -142,7 +142,7 @@ sys.modules |= {"cuda": types.ModuleType("cuda"), "cuda.core": core}
 @pytest.mark.parametrize(
     ("sabotage", "said"),
     [
-        (ABSENT, r"cannot be imported .*; pip install 'cuda-core[cu13]>=1.0,<2.0'"),
+        (ABSENT, r"cannot be imported .*; pip install 'cuda-core[cu13]>=1.2,<2.0'"),
         (INCOMPLETE, "backend 'cuda' is not complete"),
         (INCOMPLETE.replace("1.2.2", "0.9"), "has version 0.9, outside what is known to work"),
     ],

@@ -99,4 +99,4 @@ def test_without_cuda_core_what_would_run_is_skipped_with_what_to_install(projec
     options = ("-m", f"{arch} and numeric", "--kernel=scale.cuda", "--declare=mine.py", "-rs")
     result = project.run_apart("--pyargs", "suites.numeric", *options)
     assert set(ran(result)) == {"skipped"}, str(result.stdout)
-    assert "pip install 'cuda-core[cu13]>=1.0,<2.0'" in str(result.stdout)
+    assert "pip install 'cuda-core[cu13]>=1.2,<2.0'" in str(result.stdout)

@@ -54,6 +54,13 @@ SVDQ_INLINE void split_tf32(float value, unsigned& high, unsigned& low) {
   low = ptx::as_bits(ptx::to_tf32(ptx::add(value, -rounded)));
 }
 
+// The low-rank product, of what the higher and the lower parts of lora_act contribute. A rest that is
+// not finite met an operand that is not, or an overflow: then it says nothing (infinity times a rest
+// of zero, or of the other sign), and `high` decides alone.
+SVDQ_INLINE float add_rest(float high, float rest) {
+  return ptx::add(high, is_finite(rest) ? rest : 0.0f);
+}
+
 // low_rank[i][j] = lora_act @ lora_up^T for kTilesM x kTilesN tiles from (row, col) on.
 template <int kTilesM, int kTilesN>
 SVDQ_INLINE void multiply_low_rank(float (&low_rank)[kTilesM][kTilesN][4], const Finish& f, int row,
@@ -117,10 +124,7 @@ SVDQ_INLINE void multiply_low_rank(float (&low_rank)[kTilesM][kTilesN][4], const
     for (int j = 0; j < kTilesN; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        // A rest that is not finite met an operand that is not, or an overflow: then it says
-        // nothing (infinity times a rest of zero, or of the other sign), and `high` decides alone.
-        const float term = rest[i][j][e];
-        low_rank[i][j][e] = ptx::add(low_rank[i][j][e], is_finite(term) ? term : 0.0f);
+        low_rank[i][j][e] = add_rest(low_rank[i][j][e], rest[i][j][e]);
       }
     }
   }
@@ -140,27 +144,37 @@ SVDQ_INLINE void prefetch_finish(const Finish& f, int col, int columns) {
   if (f.wcscales != nullptr) ptx::prefetch(f.wcscales + column);
 }
 
-// Finishes and stores the tiles whose first element is y[row][col]. `load(sum)` brings the sums,
-// late: they need no registers while the low-rank product is computed.
-template <int kTilesM, int kTilesN, class Load>
-SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) {
+// What the sums of a column are multiplied by, and then added to.
+struct Channel {
+  float scale, offset;
+};
+
+SVDQ_INLINE Channel channel_of(const Finish& f, int column) {
+  Channel channel{1.0f, 0.0f};
+  if (f.wcscales != nullptr) channel.scale = from_half(f.wcscales[column], f.scales_bf16);
+  if (f.bias != nullptr) channel.offset = from_half(f.bias[column], f.scales_bf16);
+  return channel;
+}
+
+// An output before its rounding.
+SVDQ_INLINE float finish_value(float sum, Channel channel, float low_rank, const Finish& f) {
+  const float value = ptx::multiply(ptx::multiply(sum, f.alpha), channel.scale);
+  const float moved = ptx::add(value, channel.offset);
+  return f.lora_act != nullptr ? ptx::add(moved, low_rank) : moved;
+}
+
+// Finishes and stores the tiles whose first element is y[row][col], with their low-rank product if
+// there is one.
+template <int kTilesM, int kTilesN>
+SVDQ_INLINE void finish_sums(const float (&sum)[kTilesM][kTilesN][4],
+                             const float (&low_rank)[kTilesM][kTilesN][4], const Finish& f, int row,
+                             int col, int lane) {
   const int quad = lane / 4, pair = lane % 4;
-  float low_rank[kTilesM][kTilesN][4];
-  if (f.lora_act != nullptr) {
-    multiply_low_rank<kTilesM, kTilesN>(low_rank, f, row, col, quad, pair);
-  }
-  float sum[kTilesM][kTilesN][4];
-  load(sum);
 #pragma unroll
   for (int j = 0; j < kTilesN; ++j) {
     const int column = col + 8 * j + 2 * pair;
     if (column >= f.n) continue;  // n is a multiple of 8: both columns are in, or both out
-    float channel[2] = {1.0f, 1.0f}, offset[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      if (f.wcscales != nullptr) channel[e] = from_half(f.wcscales[column + e], f.scales_bf16);
-      if (f.bias != nullptr) offset[e] = from_half(f.bias[column + e], f.scales_bf16);
-    }
+    const Channel channel[2] = {channel_of(f, column), channel_of(f, column + 1)};
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i) {
 #pragma unroll
@@ -170,15 +184,27 @@ SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) 
         unsigned pack = 0;
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          float value = ptx::multiply(sum[i][j][2 * half + e], f.alpha);
-          value = ptx::add(ptx::multiply(value, channel[e]), offset[e]);
-          if (f.lora_act != nullptr) value = ptx::add(value, low_rank[i][j][2 * half + e]);
+          const int item = 2 * half + e;
+          const float value = finish_value(sum[i][j][item], channel[e], low_rank[i][j][item], f);
           pack |= static_cast<unsigned>(round_output(value, f.out_bf16)) << (16 * e);
         }
         *reinterpret_cast<unsigned*>(f.y + static_cast<long long>(at) * f.n + column) = pack;
       }
     }
   }
+}
+
+// The same with the low-rank product computed here. `load(sum)` brings the sums, late: they need no
+// registers before.
+template <int kTilesM, int kTilesN, class Load>
+SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) {
+  float low_rank[kTilesM][kTilesN][4];
+  if (f.lora_act != nullptr) {
+    multiply_low_rank<kTilesM, kTilesN>(low_rank, f, row, col, lane / 4, lane % 4);
+  }
+  float sum[kTilesM][kTilesN][4];
+  load(sum);
+  finish_sums<kTilesM, kTilesN>(sum, low_rank, f, row, col, lane);
 }
 
 // Copies sums; what `finish` calls where they never left the registers.

@@ -44,6 +44,9 @@ SVDQ_INLINE void block_barrier() { __syncthreads(); }
 // A block barrier that tells every thread whether any of them said true.
 SVDQ_INLINE bool block_barrier_any(bool mine) { return __syncthreads_or(mine ? 1 : 0) != 0; }
 
+// All lanes of a warp wait for each other; writes to shared memory before are seen after.
+SVDQ_INLINE void warp_barrier() { __syncwarp(); }
+
 // The value of the lane whose number differs in the bits of `mask`. Collective.
 SVDQ_INLINE unsigned exchange(unsigned value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
@@ -51,6 +54,46 @@ SVDQ_INLINE unsigned exchange(unsigned value, int mask) {
 
 // Whether any lane said true. Collective.
 SVDQ_INLINE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine) != 0; }
+
+// ---- launches that overlap, and clusters of blocks; from sm90 on, before that nothing -----------
+
+// Waits until all that was launched before on the stream is complete, and its writes are seen.
+// Before it, a kernel launched to overlap may read nothing, but may bring lines into the
+// second-level cache: all writes go there, so what it reads later is never old.
+SVDQ_INLINE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Says that the next kernel on the stream may start, if it is launched to overlap: it waits itself
+// for this one's end.
+SVDQ_INLINE void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// All threads of the cluster's blocks wait for each other; writes to shared memory before are seen
+// after, in all of them.
+SVDQ_INLINE void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+#endif
+}
+
+// A float of another block's shared memory, at the address that it has in this one's; `block`
+// counts the blocks of the cluster.
+SVDQ_INLINE float cluster_float(unsigned shared, int block) {
+  float value = 0.0f;
+#if __CUDA_ARCH__ >= 900
+  unsigned remote;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared), "r"(block));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
+#endif
+  return value;
+}
 
 // ---- asynchronous copies -----------------------------------------------------------------------
 
@@ -136,6 +179,8 @@ SVDQ_INLINE void load_matrices_transposed(unsigned (&word)[4], unsigned address)
 SVDQ_INTEGER_PRODUCT(product_s4, "mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32")
 // k = 64, exact in 32 bits: a of unsigned 4-bit codes, b of signed ones.
 SVDQ_INTEGER_PRODUCT(product_u4, "mma.sync.aligned.m16n8k64.row.col.s32.u4.s4.s32")
+// The same, a of signed codes, b of unsigned ones.
+SVDQ_INTEGER_PRODUCT(product_s4_u4, "mma.sync.aligned.m16n8k64.row.col.s32.s4.u4.s32")
 // k = 32, exact in 32 bits: a and b of signed bytes.
 SVDQ_INTEGER_PRODUCT(product_s8, "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32")
 // k = 16: halves, products exact, summed in fp32 or a little better, truncating.

@@ -3,8 +3,9 @@
 // Tiling. A block owns BLOCK_M = 16 * WARPS_M rows, up to 8 * RANK_TILES ranks, and its share of k:
 // the groups of its split. Warps lie on a grid of WARPS_M over rows and WARPS_K over k; a warp
 // takes 16 rows, and in every step one group of 64. Codes and scales have one owner each. Sums of
-// lora_act meet twice, both times in a fixed order: the warps of a block over shared memory, the
-// splits of k over workspace[split][m][r] in a second kernel. Nothing is added atomically. With
+// lora_act meet twice, both times in a fixed order: the warps of a block over shared memory; the
+// splits of k, if CLUSTERED, over that of their cluster's blocks, or else over
+// workspace[split][m][r] in a second kernel. Nothing is added atomically. With
 // more ranks than 8 * RANK_TILES, blockIdx.z counts the pieces, which quantize in turns.
 //
 // Layout. x [m, k] is read straight into registers, with rows x_row apart (a multiple of 8): the
@@ -21,6 +22,9 @@
 // so that a NaN wins; s = largest / 7; code = rint(xs / s), half to even, within [-7, 7], NaN and a
 // zero group to 0; s stored as half.
 //
+// Overlap. If OVERLAPS, the kernel may be launched while the one before it still runs, and lets the
+// next one start at once.
+//
 // Divisions. All give what IEEE divisions in fp32 give: multiplying by a reciprocal gives other
 // codes. The compiler's division has a branch each, and a warp would wait for 64 of them one after
 // the other. So a lane takes quotients without a branch, right for all operands but extreme ones,
@@ -35,7 +39,7 @@
 #include "vectors.cuh"
 
 #ifndef RANK_TILES
-#error "define BF16, WARPS_M, WARPS_K, RANK_TILES (0 or even), STAGES, BLOCKS"
+#error "define BF16, WARPS_M, WARPS_K, RANK_TILES (0 or even), STAGES, BLOCKS, CLUSTERED, OVERLAPS"
 #endif
 
 namespace {
@@ -46,6 +50,7 @@ constexpr int kPitch = 16 * RANK_TILES + 16;  // bytes of a row of lora_down, an
 constexpr int kGroupBytes = 64 * kPitch;
 constexpr int kStageBytes = WARPS_K * kGroupBytes;
 constexpr int kCopies = (WARPS_K * 64 * RANK_TILES + kThreads - 1) / kThreads;
+constexpr int kCluster = 8;  // blocks, at most
 constexpr int kSums = RANK_TILES > 0 ? RANK_TILES : 1;
 constexpr float kRound = 1.5f * 8388608.0f;  // added: rounds, half to even, into the lowest bits
 constexpr unsigned kRoundBits = 0x4b400000u;
@@ -56,7 +61,8 @@ constexpr float kLeast = 0x1p-90f, kMost = 0x1p120f;
 
 static_assert(RANK_TILES % 2 == 0, "a matrix load brings two tiles of 8 ranks");
 static_assert(STAGES >= 2, "a stage is filled while another is read");
-static_assert(RANK_TILES == 0 || (WARPS_K - 1) * WARPS_M * kSums * 512 <= STAGES * kStageBytes,
+static_assert(!CLUSTERED || WARPS_K > 1, "blocks leave their sums where slices left theirs");
+static_assert(RANK_TILES == 0 || WARPS_K * WARPS_M * kSums * 512 <= STAGES * kStageBytes,
               "the sums of the slices must fit where the stages were");
 
 SVDQ_INLINE float from_half(unsigned short bits) {
@@ -256,32 +262,70 @@ SVDQ_INLINE void multiply_group(float (&sum)[kSums][4], const unsigned (&top)[8]
   }
 }
 
-// Slice 0 adds the sums of slices 1, 2, ... to its own, in this order.
-SVDQ_INLINE void add_slices(float (&sum)[kSums][4], unsigned char* shared, int warp, int slice,
+// Sums of lora_act of a block, in shared memory: [slice][warp of rows][item][lane].
+constexpr int kSlice = WARPS_M * kSums * 128;
+
+// Which output an element of a slice is.
+struct Element {
+  int row, column;
+
+  SVDQ_INLINE explicit Element(int at) {
+    const int lane = at % 32, item = at / 32 % 4, tile = at / 128 % kSums, warp = at / 128 / kSums;
+    row = 16 * warp + lane / 4 + item / 2 * 8;
+    column = 8 * tile + lane % 4 * 2 + item % 2;
+  }
+};
+
+// Leaves a warp's sums for the block.
+SVDQ_INLINE void leave_sums(const float (&sum)[kSums][4], float* shared, int slice, int warp,
                             int lane) {
-  float* place = reinterpret_cast<float*>(shared) + warp * kSums * 128 + lane;
-  constexpr int kSlice = WARPS_M * kSums * 128;
+  float* place = shared + slice * kSlice + warp * kSums * 128 + lane;
   ptx::block_barrier();  // every warp has read its last stage
 #pragma unroll
-  for (int item = 0; item < kSums * 4; ++item) {
-    if (slice > 0) place[(slice - 1) * kSlice + item * 32] = sum[item / 4][item % 4];
-  }
+  for (int item = 0; item < kSums * 4; ++item) place[item * 32] = sum[item / 4][item % 4];
   ptx::block_barrier();
-  if (slice > 0) return;
+}
+
+// Element `at` of the block's sums: those of its slices, in their order.
+SVDQ_INLINE float add_slices(const float* shared, int at) {
+  float sum = shared[at];
 #pragma unroll
-  for (int item = 0; item < kSums * 4; ++item) {
+  for (int slice = 1; slice < WARPS_K; ++slice) sum = ptx::add(sum, shared[slice * kSlice + at]);
+  return sum;
+}
+
+// The same of the cluster: those of its blocks, in their order, each at `at` of slice 0.
+SVDQ_INLINE float add_blocks(const float* shared, int at) {
+  float sum = shared[at], other[kCluster];
 #pragma unroll
-    for (int other = 0; other < WARPS_K - 1; ++other) {
-      sum[item / 4][item % 4] =
-          ptx::add(sum[item / 4][item % 4], place[other * kSlice + item * 32]);
+  for (int block = 1; block < kCluster; ++block) {
+    other[block] = 0.0f;
+    if (block < ptx::blocks_y()) {
+      other[block] = ptx::cluster_float(ptx::shared_address(shared + at), block);
     }
   }
+#pragma unroll
+  for (int block = 1; block < kCluster; ++block) {
+    if (block < ptx::blocks_y()) sum = ptx::add(sum, other[block]);
+  }
+  return sum;
+}
+
+// Has the block's lora_down and smooth on their way to the second-level cache.
+SVDQ_INLINE void prefetch_weights(const unsigned short* lora_down, const unsigned short* smooth,
+                                  int from, int until, int r) {
+  const unsigned short* down = lora_down + 64LL * from * r;
+  for (int at = 64 * ptx::thread(); at < 64 * (until - from) * r; at += 64 * kThreads) {
+    ptx::prefetch(down + at);  // a line is 64 halves
+  }
+  if (from + ptx::thread() < until) ptx::prefetch(smooth + 64LL * (from + ptx::thread()));
 }
 
 }  // namespace
 
-// Grid: x = row tiles, y = splits of k, z = pieces of the ranks. With one split `sums` is lora_act
-// [m, r], otherwise the workspace [splits, m, r]. A split has `share` groups.
+// Grid: x = row tiles, y = splits of k, z = pieces of the ranks. With one split, or with splits that
+// are one cluster, `sums` is lora_act [m, r], otherwise the workspace [splits, m, r]. A split has
+// `share` groups.
 SVDQ_KERNEL(kThreads, BLOCKS)
 svdq_quantize_w4a4(const unsigned short* __restrict__ x,
                    const unsigned short* __restrict__ lora_down,
@@ -299,6 +343,11 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
   const int until = from + share < groups ? from + share : groups;
   const int steps = until > from ? (until - from + WARPS_K - 1) / WARPS_K : 0;
 
+  if constexpr (OVERLAPS) {
+    prefetch_weights(lora_down, smooth, from, until, r);
+    ptx::wait_for_previous();
+    ptx::let_next_start();
+  }
   const unsigned base = ptx::shared_address(shared);
   const int chunk = rank + 8 * (ptx::thread() % kSums);
   const unsigned short* down = lora_down + (64LL * from + ptx::thread() / kSums) * r + chunk;
@@ -321,6 +370,7 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
   unsigned char* codes_of =
       codes + static_cast<long long>(row) * (k / 2) + 32LL * (from + slice) + 4 * pair;
   const bool there[2] = {row < m, row + 8 < m};
+  const bool has_bottom = row - quad + 8 < m;  // of rows: a warp with few of them is done sooner
 
   unsigned next[2][8], next_smooth[8];
   const auto load_group = [&](bool present) {
@@ -374,10 +424,8 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
     largest_of_quads(largest);
     const bool plain = signs.divisors && is_plain(largest[0], signs.zeros[0]) &&
                        is_plain(largest[1], signs.zeros[1]);
-    const Codes made[2] = {encode_row(smoothed[0], largest[0]),
-                           encode_row(smoothed[1], largest[1])};
-    store(0, made[0]);
-    store(1, made[1]);
+    store(0, encode_row(smoothed[0], largest[0]));
+    if (has_bottom) store(1, encode_row(smoothed[1], largest[1]));
     if (!ptx::any_lane(!plain)) continue;
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
@@ -389,23 +437,37 @@ svdq_quantize_w4a4(const unsigned short* __restrict__ x,
   ptx::wait_batches<0>();
 
   if constexpr (RANK_TILES > 0) {
-    if constexpr (WARPS_K > 1) {
-      add_slices(sum, shared, warp, slice, lane);
-      if (slice > 0) return;
-    }
-    float* place = sums + static_cast<long long>(ptx::block_y()) * m * r;
+    float* place = sums + (CLUSTERED ? 0 : static_cast<long long>(ptx::block_y()) * m * r);
+    if constexpr (WARPS_K == 1) {
 #pragma unroll
-    for (int j = 0; j < RANK_TILES; ++j) {
-      const int column = rank + 8 * j + 2 * pair;
-      if (column >= r) continue;
+      for (int j = 0; j < RANK_TILES; ++j) {
+        const int column = rank + 8 * j + 2 * pair;
+        if (column >= r) continue;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int at = row + 8 * half;
-        if (at < m) {
-          *reinterpret_cast<Float2*>(place + static_cast<long long>(at) * r + column) =
-              Float2{sum[j][2 * half], sum[j][2 * half + 1]};
+        for (int half = 0; half < 2; ++half) {
+          const int at = row + 8 * half;
+          if (at < m) {
+            *reinterpret_cast<Float2*>(place + static_cast<long long>(at) * r + column) =
+                Float2{sum[j][2 * half], sum[j][2 * half + 1]};
+          }
         }
       }
+    } else {
+      float* all = reinterpret_cast<float*>(shared);
+      leave_sums(sum, all, slice, warp, lane);
+      if constexpr (CLUSTERED) {
+        for (int at = ptx::thread(); at < kSlice; at += kThreads) all[at] = add_slices(all, at);
+        ptx::cluster_barrier();
+      }
+      if (!CLUSTERED || ptx::block_y() == 0) {
+        for (int at = ptx::thread(); at < kSlice; at += kThreads) {
+          const Element element(at);
+          const int of_m = ptx::block_x() * kBlockM + element.row, column = rank + element.column;
+          const float value = CLUSTERED ? add_blocks(all, at) : add_slices(all, at);
+          if (of_m < m && column < r) place[static_cast<long long>(of_m) * r + column] = value;
+        }
+      }
+      if constexpr (CLUSTERED) ptx::cluster_barrier();  // nobody leaves while its sums are read
     }
   }
 }
