@@ -17,7 +17,12 @@ from torch import Tensor
 from harness import device, kernel
 from harness.nvrtc import Function
 from kernels import contract
-from kernels.svdq.cuda_policy import GEMM_CONFIGS, GEMM_TILES, choose_gemm, choose_path
+from kernels.svdq.cuda_policy import (
+    GEMM_CONFIGS,
+    GEMM_TILES,
+    choose_gemm,
+    choose_path,
+)
 from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import ARCH
 from kernels.svdq.gemm_arguments import check_gemm
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
     from harness.kernel_arguments import Kind
 
+End = tuple[tuple[str, "int | str"], ...]  # macros and their values
 ALIGNMENT: Final = 16  # bytes that are copied at once
 _FINISH: Final[Mapping[str, Kind]] = {
     "lora_act": "float32?",
@@ -37,7 +43,7 @@ _FINISH: Final[Mapping[str, Kind]] = {
 }
 _LOW_RANK: Final[Mapping[str, Kind]] = {"r": ctypes.c_int32, "alpha": ctypes.c_float}
 _SIZES: Final[Mapping[str, Kind]] = {"m": ctypes.c_int32, "n": ctypes.c_int32}
-_GEMM: Final[Mapping[str, Kind]] = {
+GEMM_PARAMETERS: Final[Mapping[str, Kind]] = {
     "codes": "uint8",
     "wcodes": "uint8",
     "ascales": "tensor",
@@ -62,18 +68,34 @@ _ADD_SPLITS: Final[Mapping[str, Kind]] = {
 
 
 @cache
-def _gemm(tile: str, path: str, *, act_unsigned: bool, bf16: bool) -> Function:
+def _gemm(tile: str, path: str, end: End, *, act_unsigned: bool, bf16: bool) -> Function:
+    return gemm_function(
+        tile, path, end, act_unsigned=act_unsigned, bf16=bf16, parameters=GEMM_PARAMETERS
+    )
+
+
+def gemm_function(
+    tile: str,
+    path: str,
+    end: End,
+    *,
+    act_unsigned: bool,
+    bf16: bool,
+    parameters: Mapping[str, Kind],
+) -> Function:
+    """The main kernel in a tiling of ``GEMM_TILES``; the macros of ``end`` say how it finishes."""
     defines = GEMM_TILES[tile].defines(path, act_unsigned=act_unsigned, bf16=bf16)
-    return Function(source("gemm.cu", "svdq_gemm_w4a4", defines), _GEMM, __name__)
+    made = source("gemm.cu", "svdq_gemm_w4a4", {**defines, **dict(end)})
+    return Function(made, parameters, __name__)
 
 
 @cache
-def _add_splits() -> Function:
-    made = source("gemm_add_splits.cu", "svdq_gemm_w4a4_add_splits")
+def _add_splits(end: End) -> Function:
+    made = source("gemm_add_splits.cu", "svdq_gemm_w4a4_add_splits", dict(end))
     return Function(made, _ADD_SPLITS, __name__)
 
 
-def _check(
+def check(
     codes: Tensor,
     wcodes: Tensor,
     ascales: Tensor,
@@ -92,6 +114,20 @@ def _check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config, configs=GEMM_CONFIGS,
     )  # fmt: skip
+    check_memory(codes, wcodes, ascales, wscales, lora_act, lora_up, bias, wcscales)
+
+
+def check_memory(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    wcscales: Tensor | None,
+) -> None:
+    """Raise ValueError for what is not contiguous, or not aligned where copies are wide."""
     wide = {"codes": codes, "wcodes": wcodes, "lora_act": lora_act, "lora_up": lora_up}
     narrow = {"ascales": ascales, "wscales": wscales, "bias": bias, "wcscales": wcscales}
     for name, value in {**wide, **narrow}.items():
@@ -101,8 +137,7 @@ def _check(
                 contract.require_aligned(name, value, ALIGNMENT)
 
 
-@torch.library.custom_op("kernel_parity::svdq_gemm_w4a4_cuda", mutates_args=())
-def _svdq_gemm_w4a4_cuda(
+def multiply(
     codes: Tensor,
     wcodes: Tensor,
     ascales: Tensor,
@@ -115,8 +150,11 @@ def _svdq_gemm_w4a4_cuda(
     act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
     out_dtype: torch.dtype | None,
     config: str | None,
+    *,
+    end: End = (),
 ) -> Tensor:
-    _check(
+    """Check the arguments, launch what the policy chooses, and return y as ``end`` finishes it."""
+    check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config,
     )  # fmt: skip
@@ -138,7 +176,8 @@ def _svdq_gemm_w4a4_cuda(
     bf16, out_bf16 = (dtype is torch.bfloat16 for dtype in (ascales.dtype, y.dtype))
     rank = 0 if lora_act is None else lora_act.shape[1]
     tiling = GEMM_CONFIGS[name].name
-    _gemm(tiling, path, act_unsigned=act_unsigned, bf16=bf16).launch(
+    gemm = _gemm(tiling, path, end, act_unsigned=act_unsigned, bf16=bf16)
+    gemm.launch(
         *(codes, wcodes, ascales, wscales, *finish, workspace, m, n, k, rank, alpha),
         *(int(out_bf16), tile.band),
         grid=(tile.tiles(m, n), splits),
@@ -146,12 +185,33 @@ def _svdq_gemm_w4a4_cuda(
         shared_bytes=tile.shared_bytes,
     )
     if workspace is not None:
-        _add_splits().launch(
+        _add_splits(end).launch(
             *(workspace, splits, *finish, m, n, rank, alpha, int(bf16), int(out_bf16)),
             grid=(-(-m // 16), -(-n // 64)),
             block=128,
         )
     return y
+
+
+@torch.library.custom_op("kernel_parity::svdq_gemm_w4a4_cuda", mutates_args=())
+def _svdq_gemm_w4a4_cuda(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    wcscales: Tensor | None,
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
+    out_dtype: torch.dtype | None,
+    config: str | None,
+) -> Tensor:
+    return multiply(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config,
+    )  # fmt: skip
 
 
 @_svdq_gemm_w4a4_cuda.register_fake
@@ -169,7 +229,7 @@ def _fake_svdq_gemm_w4a4(
     out_dtype: torch.dtype | None,
     config: str | None,
 ) -> Tensor:
-    _check(
+    check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config,
     )  # fmt: skip

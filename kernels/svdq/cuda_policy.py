@@ -115,6 +115,12 @@ GEMM_CONFIGS: Final = {
 }
 
 
+# What requantize.cuh can end: the block has its tile's y whole, in one piece, in groups of 64.
+REQUANTIZE_CONFIGS: Final = {
+    name: GEMM_CONFIGS[name] for name in ("m16n64", "m32n64", "m64n64", "m64n128")
+}
+
+
 def choose_path(arch: str) -> tuple[str, str]:
     """The integer product that is native on ``arch``, ``s4`` or ``s8``, and why."""
     if arch in S4_ARCHES:
@@ -131,6 +137,18 @@ def choose_gemm(m: int, n: int, k: int, multiprocessors: int) -> tuple[str, str]
     tile, why = choose(m, n, multiprocessors)
     splits, because = _splits(tile, m, n, k, multiprocessors)
     return _named(tile, splits), f"{why}; {because}"
+
+
+def choose_requantize(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
+    """The name of the tiling of a GEMM that quantizes its result, and why."""
+    if m <= 16:
+        return "m16n64", f"m={m} fits one tile row of 16"
+    if m <= 32:
+        return "m32n64", f"m={m} fits one tile row of 32: weights are read once"
+    tiles = GEMM_TILES["m64n128"].tiles(m, n)
+    if tiles >= multiprocessors and n % GEMM_TILES["m64n128"].block_n == 0:
+        return "m64n128", f"m={m}, n={n} make {tiles} whole tiles, one or more a multiprocessor"
+    return "m64n64", f"m={m}, n={n} make fewer whole tiles of 64x128 than there are multiprocessors"
 
 
 def _short_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:

@@ -1,11 +1,12 @@
 // The end of the W4A4 GEMM for the accumulators of one warp, shared by the kernel and its second
-// pass: scales of channels, bias, the low-rank product, rounding, the store.
+// pass: scales of channels, bias, the low-rank product, activation, rounding, the store.
 //
 // Layout: kTilesM x kTilesN products of 16 x 8; a lane holds of each what ptx::product_* leaves to
 // it, so it stores two neighbouring columns at once, 4 bytes.
 //
-// Order of operations, in fp32: `* alpha`, `* wcscales`, `+ bias`, `+ low rank`; a float16 result
-// saturates at +-65504 and keeps NaN; one rounding.
+// Order of operations, in fp32: `* alpha`, `* wcscales`, `+ bias`, `+ low rank`, the activation if
+// FINISH brings one, which is activation.cuh; a float16 result saturates at +-65504 and keeps NaN;
+// one rounding.
 //
 // The low-rank product is lora_act (fp32) times lora_up (half) by tensor cores in tf32: lora_up is
 // exact there (11 bits at most), lora_act is the sum of two tf32 numbers to within 2^-24, relative.
@@ -15,6 +16,12 @@
 #pragma once
 #include "ptx.cuh"
 #include "vectors.cuh"
+
+#ifdef FINISH
+#include FINISH
+#else
+SVDQ_INLINE float activate(float value) { return value; }
+#endif
 
 struct Finish {
   const float* lora_act;           // [m, r], or null
@@ -140,10 +147,11 @@ SVDQ_INLINE void prefetch_finish(const Finish& f, int col, int columns) {
   if (f.wcscales != nullptr) ptx::prefetch(f.wcscales + column);
 }
 
-// Finishes and stores the tiles whose first element is y[row][col]. `load(sum)` brings the sums,
-// late: they need no registers while the low-rank product is computed.
-template <int kTilesM, int kTilesN, class Load>
-SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) {
+// Finishes the tiles whose first element is y[row][col]. `load(sum)` brings the sums, late: they
+// need no registers while the low-rank product is computed. `store(row, column, two)` takes two
+// neighbours as halves.
+template <int kTilesM, int kTilesN, class Load, class Store>
+SVDQ_INLINE void finish_to(Store store, Load load, const Finish& f, int row, int col, int lane) {
   const int quad = lane / 4, pair = lane % 4;
   float low_rank[kTilesM][kTilesN][4];
   if (f.lora_act != nullptr) {
@@ -173,12 +181,22 @@ SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) 
           float value = ptx::multiply(sum[i][j][2 * half + e], f.alpha);
           value = ptx::add(ptx::multiply(value, channel[e]), offset[e]);
           if (f.lora_act != nullptr) value = ptx::add(value, low_rank[i][j][2 * half + e]);
+          value = activate(value);
           pack |= static_cast<unsigned>(round_output(value, f.out_bf16)) << (16 * e);
         }
-        *reinterpret_cast<unsigned*>(f.y + static_cast<long long>(at) * f.n + column) = pack;
+        store(at, column, pack);
       }
     }
   }
+}
+
+// Finishes tiles and stores them where they belong in y.
+template <int kTilesM, int kTilesN, class Load>
+SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) {
+  auto store = [&](int at, int column, unsigned two) {
+    *reinterpret_cast<unsigned*>(f.y + static_cast<long long>(at) * f.n + column) = two;
+  };
+  finish_to<kTilesM, kTilesN>(store, load, f, row, col, lane);
 }
 
 // Copies sums; what `finish` calls where they never left the registers.
