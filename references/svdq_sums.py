@@ -47,4 +47,6 @@ def before_activation(
 def error_of(sums: Expected, rule: Budget) -> Tensor:
     """How far a correct kernel's sums may lie from ``sums``; 0 where these are not finite."""
     error = rule.accumulation(sums.value, sums.magnitude)
+    if sums.near_ties is not None:
+        error = error + sums.near_ties
     return torch.where(sums.value.isfinite(), error, 0.0)

@@ -28,7 +28,7 @@ from kernels.svdq.domain import ARCH
 from kernels.svdq.gemm_arguments import check_gemm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from harness.kernel_arguments import Kind
 
@@ -95,6 +95,32 @@ def _add_splits(end: End) -> Function:
     return Function(made, _ADD_SPLITS, __name__)
 
 
+def check_call(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    wcscales: Tensor | None,
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
+    out_dtype: torch.dtype | None,
+    config: str | None,
+    *,
+    configs: Collection[str] = GEMM_CONFIGS,
+) -> None:
+    """What a public function refuses before anything of its operator runs."""
+    contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
+    optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
+    contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
+    check_gemm(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config, configs=configs,
+    )  # fmt: skip
+
+
 def check(
     codes: Tensor,
     wcodes: Tensor,
@@ -108,26 +134,14 @@ def check(
     act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
     out_dtype: torch.dtype | None,
     config: str | None,
+    *,
+    configs: Collection[str] = GEMM_CONFIGS,
 ) -> None:
     """What the operator and its fake refuse; torch.compile cannot trace through an offset."""
     check_gemm(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
-        out_dtype, config, configs=GEMM_CONFIGS,
+        out_dtype, config, configs=configs,
     )  # fmt: skip
-    check_memory(codes, wcodes, ascales, wscales, lora_act, lora_up, bias, wcscales)
-
-
-def check_memory(
-    codes: Tensor,
-    wcodes: Tensor,
-    ascales: Tensor,
-    wscales: Tensor,
-    lora_act: Tensor | None,
-    lora_up: Tensor | None,
-    bias: Tensor | None,
-    wcscales: Tensor | None,
-) -> None:
-    """Raise ValueError for what is not contiguous, or not aligned where copies are wide."""
     wide = {"codes": codes, "wcodes": wcodes, "lora_act": lora_act, "lora_up": lora_up}
     narrow = {"ascales": ascales, "wscales": wscales, "bias": bias, "wcscales": wcscales}
     for name, value in {**wide, **narrow}.items():
@@ -286,12 +300,9 @@ def svdq_gemm_w4a4_cuda(
         LaunchedTooLate: the first call of a configuration is made in a graph's capture.
 
     """
-    contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
-    optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
-    contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
-    check_gemm(
+    check_call(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
-        out_dtype, config, configs=GEMM_CONFIGS,
+        out_dtype, config,
     )  # fmt: skip
     y: Tensor = _svdq_gemm_w4a4_cuda(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,

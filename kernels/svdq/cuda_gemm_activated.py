@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from harness import kernel
-from kernels import contract
-from kernels.svdq.cuda_gemm import End, check, multiply
+from kernels.svdq.cuda_gemm import End, check, check_call, multiply
 from kernels.svdq.cuda_policy import GEMM_CONFIGS
 from kernels.svdq.domain import ARCH
-from kernels.svdq.gemm_arguments import check_activation, check_gemm
+from kernels.svdq.fused_arguments import check_activation
 
 ACTIVATIONS: Final = {"silu": 1, "gelu_tanh": 2}  # the macro ACTIVATION
 HEADER: Final = "activation.cuh"
@@ -118,13 +117,10 @@ def svdq_gemm_w4a4_activated_cuda(
         LaunchedTooLate: the first call of a configuration is made in a graph's capture.
 
     """
-    contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
-    optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
-    contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
     check_activation(activation, ACTIVATIONS)
-    check_gemm(
+    check_call(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
-        out_dtype, config, configs=GEMM_CONFIGS,
+        out_dtype, config,
     )  # fmt: skip
     y: Tensor = _svdq_gemm_w4a4_activated_cuda(
         codes, wcodes, ascales, wscales, activation, lora_act, lora_up, bias, alpha, wcscales,

@@ -24,7 +24,7 @@ from kernels.svdq.cuda_policy import (
     choose_requantize,
 )
 from kernels.svdq.domain import ARCH, GROUP
-from kernels.svdq.gemm_arguments import check_activation, check_gemm, check_next
+from kernels.svdq.fused_arguments import check_activation, check_next
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,12 +82,11 @@ def _check(
 ) -> None:
     """What the operator and its fake refuse; torch.compile cannot trace through an offset."""
     check_activation(activation, _ACTIVATIONS)
-    check_gemm(
+    cuda_gemm.check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         None, config, configs=REQUANTIZE_CONFIGS,
     )  # fmt: skip
     check_next(wcodes, ascales, next_smooth, next_lora_down, next_unsigned)
-    cuda_gemm.check_memory(codes, wcodes, ascales, wscales, lora_act, lora_up, bias, wcscales)
     for name, value in (("next_smooth", next_smooth), ("next_lora_down", next_lora_down)):
         contract.require_contiguous(name, value)
         contract.require_aligned(name, value, cuda_gemm.ALIGNMENT)
@@ -242,18 +241,9 @@ def svdq_gemm_w4a4_requantized_cuda(
         LaunchedTooLate: the first call of a configuration is made in a graph's capture.
 
     """
-    contract.require_tensors(
-        codes=codes,
-        wcodes=wcodes,
-        ascales=ascales,
-        wscales=wscales,
-        next_smooth=next_smooth,
-        next_lora_down=next_lora_down,
-    )
-    optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
-    contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
+    contract.require_tensors(next_smooth=next_smooth, next_lora_down=next_lora_down)
     check_activation(activation, _ACTIVATIONS)
-    check_gemm(
+    cuda_gemm.check_call(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         None, config, configs=REQUANTIZE_CONFIGS,
     )  # fmt: skip
