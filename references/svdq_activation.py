@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import Expected, Term
+from harness.draws import normal, positive
+from harness.values import Family
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 TERMS = (
@@ -21,6 +23,24 @@ TERMS = (
 )
 _LOWEST = {"silu": -1.278464542761074, "gelu_tanh": -0.7524614220710163}  # of their minimum
 _SUBNORMAL = -86.0  # exp of less is subnormal in fp32, or is 0 where those are flushed
+
+
+def near_the_bend(
+    name: str, role: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
+) -> Tensor | None:
+    """Inputs whose sums are of the order of 1: beyond, an activation is the identity, or is 0.
+
+    Codes of -8..7 have a mean square of 21.5, so 64 products of a group have a root of 172.
+    """
+    del role
+    if name in {"ascales", "wscales"}:
+        return positive(range(-1, 1), shape, generator) / math.sqrt(172 * math.sqrt(shape[0]))
+    if name == "lora_up":
+        return normal(shape, dtype, generator) / math.sqrt(shape[1])
+    return None
+
+
+FAMILIES = {"normal": Family(near_the_bend, random=True)}
 
 
 def exponent(v: Tensor, activation: str) -> Tensor:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         "out_dtype": {"same": None, "float16": torch.float16, "bfloat16": torch.bfloat16},
     },
     terms=svdq_activation.TERMS,
+    families=svdq_activation.FAMILIES,
     independent=("m", "n"),
     refuses={
         "activation": ("relu", "gelu", None),

@@ -51,6 +51,7 @@ SHIFT = 0.171875  # nunchaku's: more than gelu_tanh falls below 0, and exact in 
         "act_unsigned": (False, True),
         "next_unsigned": (False, True),
     },
+    families=svdq_activation.FAMILIES,
     independent=("m",),
     refuses={
         "activation": ("relu", "gelu", None),

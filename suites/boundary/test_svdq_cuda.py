@@ -237,7 +237,7 @@ def test_the_plain_gemm_has_neither_end() -> None:
         assert not {"FINISH", "EPILOGUE"} & set(launch.function.source.defines)
 
 
-def next_layer(n: int, r: int = 48) -> dict[str, Tensor]:
+def next_layer(n: int, r: int = 48) -> dict[str, Any]:
     half = torch.float16
     return {
         "next_smooth": torch.ones(n, dtype=half),
@@ -279,7 +279,9 @@ def test_the_requantizing_gemm_refuses_memory_that_is_not_aligned(name: str) -> 
 def test_an_activation_that_there_is_not_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"activation='gelu' is unknown; .*'silu', 'gelu_tanh'"):
         svdq_gemm_w4a4_activated_cuda(*operands(), activation="gelu")
-    with pytest.raises(ValueError, match=r"activation='relu' is unknown; use one of 'none', 'silu'"):
+    with pytest.raises(
+        ValueError, match=r"activation='relu' is unknown; use one of 'none', 'silu'"
+    ):
         svdq_gemm_w4a4_requantized_cuda(*operands(3, 64), **next_layer(64), activation="relu")
 
 
