@@ -262,3 +262,50 @@ def test_another_requantization_is_rejected(dtype: str, fault: str) -> None:
     found = rejected(case, requantized(inputs_of(case), DTYPES[dtype], fault))
     assert found >= FAULTS[fault]
     assert bool(found) == (fault != "none")
+
+
+# What the unsigned codes are for
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_second_layer_reads_unsigned_codes_by_a_bias_that_takes_the_shift_back(
+    dtype: str,
+) -> None:
+    """Behind GELU less is lost by 15 steps upward than by 7 of either sign."""
+    given, half = wide(inputs_of(case_of(REQUANTIZED, dtype))), DTYPES[dtype]
+    draw = torch.Generator().manual_seed(1)
+    given["next_smooth"] = torch.ones_like(given["next_smooth"])
+    weights = torch.randint(0, 256, (40, 64), generator=draw, dtype=torch.uint8)
+    scales = torch.ones(2, 40, dtype=torch.float64)
+    y = svdq_activation.apply(sums_of(given).double(), "gelu_tanh")
+
+    def second(ascales: Tensor, codes: Tensor, *, unsigned: bool) -> Tensor:
+        return svdq_gemm_w4a4(
+            codes, weights, ascales, scales, None, None, None, None, 1.0, unsigned,
+            out_dtype=torch.bfloat16, dtype=torch.bfloat16,
+        ).value  # fmt: skip
+
+    def lost(*, unsigned: bool, shift: float) -> float:
+        plain: dict[str, Any] = {"alpha": 1.0, "act_unsigned": False, "dtype": half}
+        made = svdq_gemm_w4a4_requantized(
+            **given, **plain, activation="gelu_tanh", next_unsigned=unsigned
+        )
+        codes, ascales = made["next_codes"].value, made["next_ascales"].value
+        by_shift = shift * second(torch.ones(2, 1).double(), one_everywhere(), unsigned=False)
+        return relative(second(ascales, codes, unsigned=unsigned) - by_shift, y @ dense.T)
+
+    identity = torch.eye(128, dtype=torch.uint8)
+    packed = identity[:, 0::2] | identity[:, 1::2] << 4
+    dense = second(torch.ones(2, 128).double(), packed, unsigned=False).T
+    signed, unsigned = lost(unsigned=False, shift=0.0), lost(unsigned=True, shift=0.171875)
+    assert unsigned < 0.75 * signed < 0.2
+    assert lost(unsigned=True, shift=0.0) > 1.2 * unsigned
+    assert lost(unsigned=True, shift=0.343750) > 1.2 * unsigned
+
+
+def one_everywhere() -> Tensor:
+    return torch.full((1, 64), 0x11, dtype=torch.uint8)
