@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.budget import Expected, Term
+    from harness.budget import Expected, Term, Within
     from harness.declare import kernel, op, output, size, tensor
     from harness.subjects import Sample, subject
     from harness.upstream import Upstream
@@ -18,6 +18,7 @@ _HOMES = {
     "Sample": "harness.subjects",
     "Term": "harness.budget",
     "Upstream": "harness.upstream",
+    "Within": "harness.budget",
     "kernel": "harness.declare",
     "op": "harness.declare",
     "output": "harness.declare",
@@ -31,6 +32,7 @@ __all__ = [
     "Sample",
     "Term",
     "Upstream",
+    "Within",
     "kernel",
     "op",
     "output",

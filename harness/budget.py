@@ -22,10 +22,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUNDING_SAFETY: Final = 4.0  # c: of 360 correct results of random sizes, 0 left the budget at 4
 UNIT_ROUNDOFF: Final = 2.0**-24  # of the float32 accumulators that every kernel here uses
@@ -63,6 +66,20 @@ class Constants:
 
 
 @dataclass(frozen=True)
+class Within:
+    """What an exact output may be where what it was made of is known to within an error.
+
+    ``read`` turns the output into numbers, one or more an element along trailing axes; those of a
+    right result lie between ``low`` and ``high``, both inclusive. Where these are NaN it must be
+    NaN. Most are equal, and leave one result.
+    """
+
+    low: Tensor
+    high: Tensor
+    read: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Expected:
     """What the reference says of one output.
 
@@ -70,13 +87,14 @@ class Expected:
     squared terms: partial sums of terms of random sign then stay below ``|value| + 3
     sqrt(squares)``, a sharper scale of rounding errors than ``magnitude``. ``near_ties``, where
     given, is the absolute change that codes of a quantized intermediate near a rounding tie may
-    make by flipping.
+    make by flipping. ``within``, of an exact output only, is what else than ``value`` is right.
     """
 
     value: Tensor
     magnitude: Tensor
     squares: Tensor | None = None
     near_ties: Tensor | None = None
+    within: Within | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.compare import Comparison, compare, compare_exact
+from harness.compare_within import compare_within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,6 +113,8 @@ def findings_of_run(observation: Observation) -> tuple[Finding, ...]:
 
 def compare_with(actual: Tensor, truth: Truth) -> Comparison:
     """Compare one output with its truth, by the truth's oracle."""
+    if truth.within is not None:
+        return compare_within(actual, truth.expected, truth.within)
     if truth.budget is None:
         return compare_exact(actual, truth.expected, signed_zero=truth.oracle == "exact")
     return compare(

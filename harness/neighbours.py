@@ -163,10 +163,14 @@ def _others(values: Tensor, dims: Sequence[int], index: int) -> Tensor:
 
 
 def _others_of_truth(truth: Truth, dims: Sequence[int], index: int) -> Truth:
-    ties = truth.near_ties
+    ties, within = truth.near_ties, truth.within
+    if within is not None:
+        low, high = _others(within.low, dims, index), _others(within.high, dims, index)
+        within = replace(within, low=low, high=high)
     return replace(
         truth,
         expected=_others(truth.expected, dims, index),
         scale=_others(truth.scale, dims, index),
         near_ties=None if ties is None else _others(ties, dims, index),
+        within=within,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness import device as devices
 from harness import expression
-from harness.budget import UNIT_ROUNDOFF, Budget, Expected, ulp
+from harness.budget import UNIT_ROUNDOFF, Budget, Expected, Within, ulp
 from harness.calibration import constants
 from harness.compare import InvalidReference
 from harness.values import is_random
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 class Truth:
     """One output as the reference has it.
 
-    ``oracle`` is ``exact`` where bytes must be equal, ``bitwise`` where exact arithmetic leaves one
-    correctly rounded result (zeros of either sign), else ``budget``. ``scale`` is what rounding
-    errors of sums are relative to; ``near_ties`` an allowance of its own. ``random`` says that
-    elements are independent draws, whose rounding errors must not be biased.
+    ``oracle`` is ``exact`` where bytes must be equal, ``within`` where they may be any that a right
+    intermediate leads to, ``bitwise`` where exact arithmetic leaves one correctly rounded result
+    (zeros of either sign), else ``budget``. ``scale`` is what rounding errors of sums are relative
+    to; ``near_ties`` an allowance of its own. ``random`` says that elements are independent draws,
+    whose rounding errors must not be biased.
     """
 
     expected: Tensor
@@ -42,6 +43,7 @@ class Truth:
     oracle: str = "budget"
     near_ties: Tensor | None = None
     random: bool = False
+    within: Within | None = None
 
     @property
     def rounded(self) -> Tensor:
@@ -128,13 +130,18 @@ def _check_value(op: Op, case: Case, name: str, value: Expected) -> None:
     if not spec.exact and value.value.dtype != torch.float64:
         msg = f"the reference of {op.name} returned {name} as {value.value.dtype}; need float64"
         raise InvalidReference(msg)
+    if not spec.exact and value.within is not None:
+        msg = f"the reference of {op.name} returned {name} with within=; declare it exact=True"
+        raise InvalidReference(msg)
 
 
 def _truth(op: Op, kernel: Kernel, case: Case, name: str, value: Expected) -> Truth:
     spec, params = op.outputs[name], op.param_values(dict(case.params))
     target = output_dtype(spec, dtype_of(case.dtype), params)
     if spec.exact:
-        return Truth(value.value.to(target), value.magnitude, None, oracle="exact")
+        oracle = "exact" if value.within is None else "within"
+        exact = value.value.to(target)
+        return Truth(exact, value.magnitude, None, oracle=oracle, within=value.within)
     words = (spec.sums_over or "1").split()
     summed = math.prod(expression.evaluate(word, case.size_of) for word in words)
     tensor_core = kernel.accumulates == "tensor_core" and spec.sums_over is not None

@@ -87,11 +87,15 @@ def _bytes(values: Mapping[str, Expected]) -> int:
     tensors = [
         tensor
         for value in values.values()
-        for tensor in (value.value, value.magnitude, value.squares, value.near_ties)
+        for tensor in (value.value, value.magnitude, value.squares, value.near_ties, *_ends(value))
         if tensor is not None
     ]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
+
+
+def _ends(value: Expected) -> tuple[Tensor, ...]:
+    return () if value.within is None else (value.within.low, value.within.high)
 
 
 SHARED: Final = TruthCache()  # of this process

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kernels.activation.triton import silu_and_mul
     from kernels.norm.triton import rms_norm
     from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
+    from kernels.svdq.cuda_gemm_activated import svdq_gemm_w4a4_activated_cuda
+    from kernels.svdq.cuda_gemm_requantized import svdq_gemm_w4a4_requantized_cuda
     from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
     from kernels.svdq.triton_gemm import svdq_gemm_w4a4
     from kernels.svdq.triton_quantize import svdq_quantize_w4a4_act_fuse_lora
@@ -25,7 +27,9 @@ _HOMES: Final = {
     "rms_norm": ("triton", "kernels.norm.triton"),
     "silu_and_mul": ("triton", "kernels.activation.triton"),
     "svdq_gemm_w4a4": ("triton", "kernels.svdq.triton_gemm"),
+    "svdq_gemm_w4a4_activated_cuda": ("cuda", "kernels.svdq.cuda_gemm_activated"),
     "svdq_gemm_w4a4_cuda": ("cuda", "kernels.svdq.cuda_gemm"),
+    "svdq_gemm_w4a4_requantized_cuda": ("cuda", "kernels.svdq.cuda_gemm_requantized"),
     "svdq_quantize_w4a4_act_fuse_lora": ("triton", "kernels.svdq.triton_quantize"),
     "svdq_quantize_w4a4_act_fuse_lora_cuda": ("cuda", "kernels.svdq.cuda_quantize"),
 }
@@ -37,7 +41,9 @@ __all__ = [
     "rms_norm",
     "silu_and_mul",
     "svdq_gemm_w4a4",
+    "svdq_gemm_w4a4_activated_cuda",
     "svdq_gemm_w4a4_cuda",
+    "svdq_gemm_w4a4_requantized_cuda",
     "svdq_quantize_w4a4_act_fuse_lora",
     "svdq_quantize_w4a4_act_fuse_lora_cuda",
 ]

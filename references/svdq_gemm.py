@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 GROUP = 64
 
 
-def _out_dtype(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
+def out_dtype_of(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
+    """The dtype of the result: the parameter, or that of the scales."""
     chosen = params["out_dtype"]
     return chosen if isinstance(chosen, torch.dtype) else dtype
 
@@ -34,7 +35,7 @@ def _out_dtype(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
         "bias": tensor("n", role="weight", optional="bias"),
         "wcscales": tensor("n", role="scale", optional="wcscales"),
     },
-    outputs={"y": output("m n", dtype=_out_dtype, sums_over="k//64+r")},
+    outputs={"y": output("m n", dtype=out_dtype_of, sums_over="k//64+r")},
     domain={
         "m": size(0, 2**20),
         "n": size(8, 65536, multiple_of=8),

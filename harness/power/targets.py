@@ -3,8 +3,9 @@
 A kernel's own module declares it by ``@kernel``; a module that imports it inside a function wraps
 it; one beside it that only kernels of its op import is a part of it. Faults can be planted in all.
 A kernel that says ``emulated=False`` stands back where another one is concerned too. A file of CUDA
-C++ that a kernel's module names is a target too, and so are its headers; what the files of several
-kernels include is none.
+C++ that a kernel's module names is a target too, and so are its headers. What several kernels
+include belongs to the one that is nearest, counted in includes; what as many are as near to, or all
+include, is none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -87,19 +87,24 @@ class _Declared:
 def _device_sources(made: Mapping[str, tuple[str, Path, ast.Module]]) -> Iterator[Target]:
     """The files of CUDA C++ that one kernel's module names, with what they include."""
     files = {kernel: _with_headers(_named(path, tree)) for kernel, path, tree in made.values()}
-    users = Counter(path for own in files.values() for path in own)
+    files = {kernel: own for kernel, own in files.items() if own}
     roots = {kernel: path.parents[module.count(".")] for module, (kernel, path, _) in made.items()}
     for kernel, own in files.items():
         for path in sorted(own):
-            if users[path] == 1:
+            others = [each.get(path) for name, each in files.items() if name != kernel]
+            nearer = [each for each in others if each is not None and each <= own[path]]
+            if not nearer and (None in others or not others):
                 yield Target(kernel, path.relative_to(roots[kernel]).as_posix(), path)
 
 
 def _named(module: Path, tree: ast.Module) -> Iterator[Path]:
-    """The files whose names are strings of a module, ``"name.cu"``, anywhere below its folder."""
+    """The files whose names are strings of a module, ``"name.cu"``, anywhere below its folder.
+
+    A header, ``"name.cuh"``, is one that the module puts into a file of another one.
+    """
     for node in ast.walk(tree):
         text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and re.fullmatch(r"[\w./-]+\.cu", text):
+        if isinstance(text, str) and re.fullmatch(r"[\w./-]+\.cuh?", text):
             found = sorted(module.parent.rglob(text))
             if len(found) != 1:
                 places = ", ".join(map(str, found)) or "none"
@@ -108,14 +113,15 @@ def _named(module: Path, tree: ast.Module) -> Iterator[Path]:
             yield found[0]
 
 
-def _with_headers(files: Iterable[Path]) -> set[Path]:
-    """Files and all that they include from beside themselves."""
-    found, waiting = set[Path](), list(files)
-    while waiting:
-        path = waiting.pop()
+def _with_headers(files: Iterable[Path]) -> dict[Path, int]:
+    """Files and all that they include from beside themselves: how many includes away each is."""
+    found = dict[Path, int]()
+    waiting = sorted((int(path.suffix == ".cuh"), path) for path in files)
+    for steps, path in waiting:  # which grows, by what is no nearer than what was before
         if path not in found and path.is_file():
-            found.add(path)
-            waiting += [path.parent / name for name in _INCLUDE.findall(path.read_text("utf-8"))]
+            found[path] = steps
+            names = _INCLUDE.findall(path.read_text("utf-8"))
+            waiting += [(steps + 1, path.parent / name) for name in names]
     return found
 
 

@@ -31,10 +31,11 @@ from kernels.svdq.domain import ARCH
 from kernels.svdq.gemm_arguments import check_gemm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from harness.kernel_arguments import Kind
 
+End = tuple[tuple[str, "int | str"], ...]  # macros and their values
 ALIGNMENT: Final = 16  # bytes that are copied at once
 _FINISH: Final[Mapping[str, Kind]] = {
     "lora_act": "float32?",
@@ -57,7 +58,7 @@ _SHORT: Final[Mapping[str, Kind]] = {
     **_LOW_RANK,
     "out_bf16": ctypes.c_int32,
 }
-_GEMM: Final[Mapping[str, Kind]] = {**_SHORT, "band": ctypes.c_int32}
+GEMM_PARAMETERS: Final[Mapping[str, Kind]] = {**_SHORT, "band": ctypes.c_int32}
 _ADD_SPLITS: Final[Mapping[str, Kind]] = {
     "workspace": "float32",
     "splits": ctypes.c_int32,
@@ -70,20 +71,40 @@ _ADD_SPLITS: Final[Mapping[str, Kind]] = {
 
 
 @cache
-def _gemm(tile: GemmTile | ShortTile, path: str, *, act_unsigned: bool, bf16: bool) -> Function:
+def _gemm(
+    tile: GemmTile | ShortTile, path: str, end: End, *, act_unsigned: bool, bf16: bool
+) -> Function:
+    if isinstance(tile, GemmTile):
+        return gemm_function(
+            tile, path, end, act_unsigned=act_unsigned, bf16=bf16, parameters=GEMM_PARAMETERS
+        )
     defines = tile.defines(path, act_unsigned=act_unsigned, bf16=bf16)
-    if isinstance(tile, ShortTile):
-        return Function(source("gemm_short.cu", "svdq_gemm_w4a4_short", defines), _SHORT, __name__)
-    return Function(source("gemm.cu", "svdq_gemm_w4a4", defines), _GEMM, __name__)
+    made = source("gemm_short.cu", "svdq_gemm_w4a4_short", {**defines, **dict(end)})
+    return Function(made, _SHORT, __name__)
+
+
+def gemm_function(
+    tile: GemmTile,
+    path: str,
+    end: End,
+    *,
+    act_unsigned: bool,
+    bf16: bool,
+    parameters: Mapping[str, Kind],
+) -> Function:
+    """The main kernel of gemm.cu in a tiling; the macros of ``end`` say how it finishes."""
+    defines = tile.defines(path, act_unsigned=act_unsigned, bf16=bf16)
+    made = source("gemm.cu", "svdq_gemm_w4a4", {**defines, **dict(end)})
+    return Function(made, parameters, __name__)
 
 
 @cache
-def _add_splits() -> Function:
-    made = source("gemm_add_splits.cu", "svdq_gemm_w4a4_add_splits")
+def _add_splits(end: End) -> Function:
+    made = source("gemm_add_splits.cu", "svdq_gemm_w4a4_add_splits", dict(end))
     return Function(made, _ADD_SPLITS, __name__)
 
 
-def _check(
+def check_call(
     codes: Tensor,
     wcodes: Tensor,
     ascales: Tensor,
@@ -96,11 +117,39 @@ def _check(
     act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
     out_dtype: torch.dtype | None,
     config: str | None,
+    *,
+    configs: Collection[str] = GEMM_CONFIGS,
+) -> None:
+    """What a public function refuses before anything of its operator runs."""
+    contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
+    optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
+    contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
+    check_gemm(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config, configs=configs,
+    )  # fmt: skip
+
+
+def check(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    wcscales: Tensor | None,
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
+    out_dtype: torch.dtype | None,
+    config: str | None,
+    *,
+    configs: Collection[str] = GEMM_CONFIGS,
 ) -> None:
     """What the operator and its fake refuse; torch.compile cannot trace through an offset."""
     check_gemm(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
-        out_dtype, config, configs=GEMM_CONFIGS,
+        out_dtype, config, configs=configs,
     )  # fmt: skip
     wide = {"codes": codes, "wcodes": wcodes, "wscales": wscales}
     wide |= {"lora_act": lora_act, "lora_up": lora_up}
@@ -112,8 +161,7 @@ def _check(
                 contract.require_aligned(name, value, ALIGNMENT)
 
 
-@torch.library.custom_op("kernel_parity::svdq_gemm_w4a4_cuda", mutates_args=())
-def _svdq_gemm_w4a4_cuda(
+def multiply(
     codes: Tensor,
     wcodes: Tensor,
     ascales: Tensor,
@@ -126,8 +174,11 @@ def _svdq_gemm_w4a4_cuda(
     act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
     out_dtype: torch.dtype | None,
     config: str | None,
+    *,
+    end: End = (),
 ) -> Tensor:
-    _check(
+    """Check the arguments, launch what the policy chooses, and return y as ``end`` finishes it."""
+    check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config,
     )  # fmt: skip
@@ -152,7 +203,7 @@ def _svdq_gemm_w4a4_cuda(
     finish = (lora_act, lora_up, bias, wcscales, y)
     bf16, out_bf16 = (dtype is torch.bfloat16 for dtype in (ascales.dtype, y.dtype))
     rank = 0 if lora_act is None else lora_act.shape[1]
-    _gemm(tile, path, act_unsigned=act_unsigned, bf16=bf16).launch(
+    _gemm(tile, path, end, act_unsigned=act_unsigned, bf16=bf16).launch(
         *(codes, wcodes, ascales, wscales, *finish, workspace, m, n, k, rank, alpha),
         *((int(out_bf16), tile.band) if isinstance(tile, GemmTile) else (int(out_bf16),)),
         grid=(tile.tiles(m, n), splits),
@@ -162,12 +213,33 @@ def _svdq_gemm_w4a4_cuda(
         shared_bytes=tile.shared_bytes,
     )
     if workspace is not None:
-        _add_splits().launch(
+        _add_splits(end).launch(
             *(workspace, splits, *finish, m, n, rank, alpha, int(bf16), int(out_bf16)),
             grid=(-(-m // 16), -(-n // 64)),
             block=128,
         )
     return y
+
+
+@torch.library.custom_op("kernel_parity::svdq_gemm_w4a4_cuda", mutates_args=())
+def _svdq_gemm_w4a4_cuda(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    lora_act: Tensor | None,
+    lora_up: Tensor | None,
+    bias: Tensor | None,
+    alpha: float,
+    wcscales: Tensor | None,
+    act_unsigned: bool,  # noqa: FBT001 - the order of the operator's schema
+    out_dtype: torch.dtype | None,
+    config: str | None,
+) -> Tensor:
+    return multiply(
+        codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
+        out_dtype, config,
+    )  # fmt: skip
 
 
 @_svdq_gemm_w4a4_cuda.register_fake
@@ -185,7 +257,7 @@ def _fake_svdq_gemm_w4a4(
     out_dtype: torch.dtype | None,
     config: str | None,
 ) -> Tensor:
-    _check(
+    check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config,
     )  # fmt: skip
@@ -242,12 +314,9 @@ def svdq_gemm_w4a4_cuda(
         LaunchedTooLate: the first call of a configuration is made in a graph's capture.
 
     """
-    contract.require_tensors(codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales)
-    optional = {"lora_act": lora_act, "lora_up": lora_up, "bias": bias, "wcscales": wcscales}
-    contract.require_tensors(**{name: t for name, t in optional.items() if t is not None})
-    check_gemm(
+    check_call(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
-        out_dtype, config, configs=GEMM_CONFIGS,
+        out_dtype, config,
     )  # fmt: skip
     y: Tensor = _svdq_gemm_w4a4_cuda(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,

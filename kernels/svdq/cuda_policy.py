@@ -133,17 +133,20 @@ class ShortTile:
 
 
 # fmt: off
-GEMM_TILES: Final[Mapping[str, GemmTile | ShortTile]] = {
+_SHORT_TILES: Final = {
     "m8n32": ShortTile(block_m=8, block_n=32, warps=8, stages=2),
     "m8n64": ShortTile(block_m=8, block_n=64, warps=4, stages=4),
     "m16n32": ShortTile(block_m=16, block_n=32, warps=4, stages=4),
     "m16n64": ShortTile(block_m=16, block_n=64, warps=4, stages=4),
     "m32n32": ShortTile(block_m=32, block_n=32, warps=4, stages=3),
+}
+_TALL_TILES: Final = {
     "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4),  # noqa: E501
     "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
     "m128n128": GemmTile(block_m=128, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
 }
 # fmt: on
+GEMM_TILES: Final[Mapping[str, GemmTile | ShortTile]] = {**_SHORT_TILES, **_TALL_TILES}
 _SPLITS: Final = {
     "m8n32": (1, 2, 4, 8),
     "m8n64": (1,),
@@ -180,6 +183,18 @@ GEMM_CONFIGS: Final = {
 }
 
 
+# What requantize.cuh can end: the block has its tile's y whole, in one piece, in groups of 64.
+# Tilings of gemm.cu alone, whose warps may share k: what quantizes y has all of it in one block.
+# fmt: off
+REQUANTIZE_TILES: Final = {
+    "m16n64": GemmTile(block_m=16, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=6, band=1),  # noqa: E501
+    "m32n64": GemmTile(block_m=32, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=4, band=1),  # noqa: E501
+    "m64n64": _TALL_TILES["m64n64"],
+    "m64n128": _TALL_TILES["m64n128"],
+}
+# fmt: on
+
+
 def choose_path(arch: str) -> tuple[str, str]:
     """The integer product that is native on ``arch``, ``s4`` or ``s8``, and why."""
     if arch in S4_ARCHES:
@@ -201,6 +216,19 @@ def choose_gemm(m: int, n: int, k: int, multiprocessors: int) -> tuple[str, str]
     tile, why = choose(m, n, multiprocessors)
     splits, because = _splits(tile, m, n, k, multiprocessors)
     return _named(tile, splits), f"{why}; {because}"
+
+
+def choose_requantize(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
+    """The name of the tiling of a GEMM that quantizes its result, and why."""
+    if m <= 16:
+        return "m16n64", f"m={m} fits one tile row of 16"
+    if m <= 32:
+        return "m32n64", f"m={m} fits one tile row of 32: weights are read once"
+    tall = REQUANTIZE_TILES["m64n128"]
+    tiles = tall.tiles(m, n)
+    if tiles >= multiprocessors and n % tall.block_n == 0:
+        return "m64n128", f"m={m}, n={n} make {tiles} whole tiles, one or more a multiprocessor"
+    return "m64n64", f"m={m}, n={n} make fewer whole tiles of 64x128 than there are multiprocessors"
 
 
 def _short_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:

@@ -73,6 +73,14 @@ def _add_splits() -> Function:
     return Function(made, _ADD_SPLITS, __name__)
 
 
+def add_splits(sums: Tensor, lora_act: Tensor) -> None:
+    """Launch ``lora_act [m, r] =`` the sums ``[splits, m, r]``, added in their order."""
+    splits, m, r = sums.shape
+    _add_splits().launch(
+        *(sums, splits, lora_act, m, r), grid=-(-m * r // (2 * PAIRS)), block=PAIRS
+    )
+
+
 def _check(
     x: Tensor, lora_down: Tensor, smooth: Tensor, precision: str, config: str | None
 ) -> None:
@@ -121,11 +129,7 @@ def _svdq_quantize_w4a4_act_fuse_lora_cuda(
         shared_bytes=tiling.shared_bytes(r),
     )
     if sums is not lora_act:
-        _add_splits().launch(
-            *(sums, tiling.splits, lora_act, m, r),
-            grid=-(-m * r // (2 * PAIRS)),
-            block=PAIRS,
-        )
+        add_splits(sums, lora_act)
     return codes, ascales, lora_act
 
 

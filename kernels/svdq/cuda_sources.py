@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).parent / "cuda"
 
 
-def source(file: str, kernel: str, defines: Mapping[str, int] | None = None) -> Source:
-    """The ``kernel`` of a ``.cu`` file, whose tiling ``defines`` are."""
+def source(file: str, kernel: str, defines: Mapping[str, int | str] | None = None) -> Source:
+    """The ``kernel`` of a ``.cu`` file, whose tiling and end ``defines`` are."""
     texts = _texts()
     return Source(
         name=file,

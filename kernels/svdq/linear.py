@@ -202,7 +202,7 @@ class SVDQW4A4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features], both of the layer's dtype."""
-        self._check_input(x)
+        self.check_input(x)
         quantize, gemm = load_backend(self.backend)
         codes, ascales, lora_act = quantize(
             x.reshape(-1, self.in_features), self.lora_down, self.smooth, precision="int4"
@@ -222,7 +222,8 @@ class SVDQW4A4Linear(nn.Module):
         )
         return out.reshape(*x.shape[:-1], self.out_features)
 
-    def _check_input(self, x: Tensor) -> None:
+    def check_input(self, x: Tensor) -> None:
+        """Raise TypeError for another dtype than the layer's, ValueError for another last axis."""
         dtype = self.wscales.dtype
         if dtype not in HALF_DTYPES:
             msg = (

@@ -18,7 +18,9 @@ from harness import device, fakes, registry
 from harness.launches import Launch, capture_launches
 from harness.probes import base_case, probes
 from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
-from kernels.svdq.cuda_policy import GEMM_CONFIGS, QUANTIZE_CONFIGS
+from kernels.svdq.cuda_gemm_activated import ACTIVATIONS, svdq_gemm_w4a4_activated_cuda
+from kernels.svdq.cuda_gemm_requantized import svdq_gemm_w4a4_requantized_cuda
+from kernels.svdq.cuda_policy import GEMM_CONFIGS, QUANTIZE_CONFIGS, REQUANTIZE_TILES
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
 from kernels.svdq.domain import MAX_M
 
@@ -32,10 +34,16 @@ if TYPE_CHECKING:
 CPU: Final = torch.device("cpu")
 QUANTIZE: Final = "svdq_quantize_w4a4_act_fuse_lora"
 GEMM: Final = "svdq_gemm_w4a4"
+ACTIVATED: Final = "svdq_gemm_w4a4_activated"
+REQUANTIZED: Final = "svdq_gemm_w4a4_requantized"
+OPS: Final = (QUANTIZE, GEMM, ACTIVATED, REQUANTIZED)
 # Layouts that are handled although they are not promised; every other one is refused.
 HANDLED: Final = {
     QUANTIZE: {"x.layout=rows", "x.layout=expanded"},
-    GEMM: {f"{name}.layout=offset" for name in ("ascales", "wscales", "bias", "wcscales")},
+    **{
+        op: {f"{name}.layout=offset" for name in ("ascales", "wscales", "bias", "wcscales")}
+        for op in (GEMM, ACTIVATED, REQUANTIZED)
+    },
 }
 
 
@@ -63,7 +71,7 @@ def answer(op: str, probe: Probe) -> tuple[Exception | None, int]:
     return None, len(launches)
 
 
-@pytest.mark.parametrize("op", [QUANTIZE, GEMM])
+@pytest.mark.parametrize("op", OPS)
 def test_every_neighbour_of_the_domain_is_refused_before_a_launch(op: str) -> None:
     wrong = []
     for name, probe in probes_of(op).items():
@@ -84,7 +92,7 @@ def test_a_vector_is_probed_in_each_layout_that_it_can_have() -> None:
         assert layouts == {f"{name}.layout=offset", f"{name}.layout=strided"}
 
 
-@pytest.mark.parametrize("op", [QUANTIZE, GEMM])
+@pytest.mark.parametrize("op", OPS)
 def test_the_fake_refuses_and_accepts_the_same(op: str) -> None:
     made = probes_of(op)
     kernel = registry.kernel(f"{op}.cuda")
@@ -93,7 +101,7 @@ def test_the_fake_refuses_and_accepts_the_same(op: str) -> None:
     assert {name: said for name, said in words.items() if said} == {}
 
 
-@pytest.mark.parametrize("op", [QUANTIZE, GEMM])
+@pytest.mark.parametrize("op", OPS)
 def test_the_fake_describes_the_result(op: str) -> None:
     probes_of(op)
     kernel, declared = registry.kernel(f"{op}.cuda"), registry.op(op)
@@ -208,6 +216,73 @@ def test_the_gemm_launches_its_config_and_adds_the_splits(name: str) -> None:
         assert launch.arguments["workspace"] is workspace
         assert workspace.shape == (config.splits, 200, 264)
         assert launch.grid == (13, 5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["m16n64", "m64n64_k2"])
+def test_every_kernel_that_finishes_has_the_activation(name: str, activation: str) -> None:
+    with captured() as launches:
+        svdq_gemm_w4a4_activated_cuda(*operands(), activation=activation, config=name)
+    assert len(launches) == GEMM_CONFIGS[name].splits
+    for launch in launches:
+        defines = launch.function.source.defines
+        assert defines["FINISH"] == '"activation.cuh"'
+        assert defines["ACTIVATION"] == str(ACTIVATIONS[activation])
+
+
+def test_the_plain_gemm_has_neither_end() -> None:
+    with captured() as launches:
+        svdq_gemm_w4a4_cuda(*operands(), config="m64n64_k2")
+    for launch in launches:
+        assert not {"FINISH", "EPILOGUE"} & set(launch.function.source.defines)
+
+
+def next_layer(n: int, r: int = 48) -> dict[str, Any]:
+    half = torch.float16
+    return {
+        "next_smooth": torch.ones(n, dtype=half),
+        "next_lora_down": torch.ones(n, r, dtype=half),
+    }
+
+
+@pytest.mark.parametrize("name", REQUANTIZE_TILES)
+@pytest.mark.parametrize("n", [64, 320])
+def test_the_requantizing_gemm_adds_what_its_tile_columns_sum(name: str, n: int) -> None:
+    tile = REQUANTIZE_TILES[name]
+    with captured() as launches:
+        made = svdq_gemm_w4a4_requantized_cuda(
+            *operands(200, n, 256), **next_layer(n), config=name, next_unsigned=True
+        )
+    first, *second = launches
+    assert first.grid == (tile.tiles(200, n), 1)
+    assert first.function.source.defines["EPILOGUE"] == '"requantize.cuh"'
+    assert first.function.source.defines["NEXT_UNSIGNED"] == "1"
+    assert "FINISH" not in first.function.source.defines
+    columns = -(-n // tile.block_n)
+    assert len(second) == (columns > 1)
+    assert (first.arguments["next_sums"] is made[2]) == (columns == 1)
+    for launch in second:
+        assert launch.arguments["workspace"] is first.arguments["next_sums"]
+        assert launch.arguments["workspace"].shape == (columns, 200, 48)
+        assert launch.arguments["lora_act"] is made[2]
+
+
+@pytest.mark.parametrize("name", ["next_smooth", "next_lora_down"])
+def test_the_requantizing_gemm_refuses_memory_that_is_not_aligned(name: str) -> None:
+    given = next_layer(64)
+    given[name] = misaligned(given[name])
+    with captured() as launches, pytest.raises(ValueError, match=rf"{name} lies at address .*16 b"):
+        svdq_gemm_w4a4_requantized_cuda(*operands(3, 64), **given)
+    assert not launches
+
+
+def test_an_activation_that_there_is_not_is_named_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"activation='gelu' is unknown; .*'silu', 'gelu_tanh'"):
+        svdq_gemm_w4a4_activated_cuda(*operands(), activation="gelu")
+    with pytest.raises(
+        ValueError, match=r"activation='relu' is unknown; use one of 'none', 'silu'"
+    ):
+        svdq_gemm_w4a4_requantized_cuda(*operands(3, 64), **next_layer(64), activation="relu")
 
 
 @pytest.mark.parametrize("name", QUANTIZE_CONFIGS)

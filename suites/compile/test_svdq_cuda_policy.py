@@ -13,9 +13,11 @@ from kernels.svdq.cuda_policy import (
     GEMM_CONFIGS,
     GEMM_TILES,
     QUANTIZE_CONFIGS,
+    REQUANTIZE_TILES,
     choose_gemm,
     choose_path,
     choose_quantize,
+    choose_requantize,
 )
 from kernels.svdq.cuda_sources import FOLDER, source
 from kernels.svdq.domain import GROUP, MAX_R
@@ -37,6 +39,41 @@ def test_the_integer_product_is_a_native_one(arch: str) -> None:
 def test_the_gemm_chooses_every_config_and_no_other() -> None:
     points = itertools.product(ROWS, COLUMNS, DEPTHS, MULTIPROCESSORS)
     assert {choose_gemm(*point)[0] for point in points} == set(GEMM_CONFIGS)
+
+
+def test_a_gemm_that_requantizes_chooses_every_config_and_no_other() -> None:
+    points = itertools.product(ROWS, (64, 192, 512, 4096, 4160, 16384), MULTIPROCESSORS)
+    assert {choose_requantize(*point)[0] for point in points} == set(REQUANTIZE_TILES)
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "why"),
+    [
+        ((16, 4096), "m16n64", "m=16 fits one tile row of 16"),
+        ((17, 4096), "m32n64", "m=17 fits one tile row of 32"),
+        ((64, 4096), "m64n64", "fewer whole tiles of 64x128 than there are multiprocessors"),
+        ((4096, 3072), "m64n128", "1536 whole tiles, one or more a multiprocessor"),
+        ((4096, 3136), "m64n64", "n=3136 make fewer whole tiles of 64x128"),
+    ],
+)
+def test_the_choice_of_a_gemm_that_requantizes_says_why(
+    size: tuple[int, int], config: str, why: str
+) -> None:
+    chosen, said = choose_requantize(*size, 132)
+    assert chosen == config
+    assert why in said
+
+
+def test_a_tile_that_is_requantized_is_whole_groups_in_one_piece_that_fits() -> None:
+    for config in REQUANTIZE_TILES.values():
+        tile = config.tile
+        rows, columns = tile.block_m // tile.warps_m // 16, tile.block_n // tile.warps_n // 8
+        assert config.splits == 1
+        assert tile.block_n % GROUP == 0
+        assert (rows <= 2, columns <= 4) == (True, True)
+        # The tile of y, and 32 columns of lora_down; rows have 16 bytes more for the banks.
+        needed = tile.block_m * (2 * tile.block_n + 16) + tile.block_n * (2 * 32 + 16)
+        assert needed <= tile.shared_bytes
 
 
 def test_the_quantizer_chooses_every_config_and_no_other() -> None:
@@ -111,5 +148,6 @@ def test_inline_assembly_is_in_one_header() -> None:
 
 def test_a_source_brings_all_headers_along() -> None:
     made = source("gemm.cu", "svdq_gemm_w4a4", {"PATH_S8": 1})
-    assert sorted(made.headers) == ["low_rank.cuh", "ptx.cuh", "vectors.cuh"]
+    names = ("activation", "encode", "low_rank", "ptx", "requantize", "vectors")
+    assert sorted(made.headers) == [f"{name}.cuh" for name in names]
     assert made.defines == {"PATH_S8": "1"}

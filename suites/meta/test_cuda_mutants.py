@@ -31,13 +31,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GEMM = "svdq_gemm_w4a4.cuda"
+ACTIVATED = "svdq_gemm_w4a4_activated.cuda"
+REQUANTIZED = "svdq_gemm_w4a4_requantized.cuda"
 QUANTIZE = "svdq_quantize_w4a4_act_fuse_lora.cuda"
 FILES = {
+    "kernels/svdq/cuda/activation.cuh": ACTIVATED,
+    "kernels/svdq/cuda/encode.cuh": QUANTIZE,
     "kernels/svdq/cuda/gemm.cu": GEMM,
     "kernels/svdq/cuda/gemm_add_splits.cu": GEMM,
     "kernels/svdq/cuda/low_rank.cuh": GEMM,
     "kernels/svdq/cuda/quantize.cu": QUANTIZE,
     "kernels/svdq/cuda/quantize_add_splits.cu": QUANTIZE,
+    "kernels/svdq/cuda/requantize.cuh": REQUANTIZED,
+    "kernels/svdq/cuda/vectors.cuh": QUANTIZE,  # the nearest, by a file of its own
 }
 
 
@@ -72,10 +78,31 @@ def test_a_file_that_is_not_there_is_an_error(
         targets("user_kernels")
 
 
+def test_what_kernels_share_is_the_nearest_one_s_or_nobody_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shared_kernels"
+    folder.mkdir()
+    texts = {"a.cu": ("x", "near"), "b.cu": ("x",), "c.cu": ("x",), "near": ("far",), "x": ()}
+    texts |= {"far": (), "put_in": ("near", "far")}
+    for name, includes in texts.items():
+        lines = [f'#include "{each}.cuh"\n' for each in includes]
+        (folder / (name if "." in name else f"{name}.cuh")).write_text("".join(lines))
+    (folder / "__init__.py").touch()
+    for name, file in (("a", "a.cu"), ("b", "b.cu"), ("c", "c.cu"), ("d", "put_in.cuh")):
+        declared = f'@kernel("{name}", backend="cuda")\ndef f(x):\n    return source("{file}")\n'
+        (folder / f"{name}.py").write_text(declared, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {e.path.name: e.kernel for e in targets("shared_kernels") if e.suffix != ".py"}
+    # x.cuh: as near to three; far.cuh: two includes from either.
+    own = {"a.cu": "a.cuda", "b.cu": "b.cuda", "c.cu": "c.cuda", "put_in.cuh": "d.cuda"}
+    assert found == {**own, "near.cuh": "a.cuda"}
+
+
 def test_there_are_many_of_every_family_and_some_of_synchronisation() -> None:
     counts = Counter((each.kernel, each.family) for each in bundled())
     assert len(bundled()) >= 60
-    assert {kernel for kernel, _ in counts} == {GEMM, QUANTIZE}
+    assert {kernel for kernel, _ in counts} == set(FILES.values())
     wanted = [family for family in FAMILIES if family != "wrapper"]
     assert [(k, f) for k in (GEMM, QUANTIZE) for f in wanted if counts[k, f] < 10] == []
     assert len({each.id for each in bundled()}) == len(bundled())
@@ -149,10 +176,10 @@ def test_a_run_on_a_gpu_takes_them_for_the_kernels_own(tmp_path: Path) -> None:
 
 def real(module: str) -> Source:
     """A configuration that compiles a file."""
-    if "quantize" in module:
+    if "/quantize" in module or "encode" in module:
         defines = QUANTIZE_CONFIGS["m16k4"].defines(16, bf16=True)
         return source_of("quantize.cu", "svdq_quantize_w4a4", defines)
-    defines = GEMM_TILES["m16n64"].defines("s8", act_unsigned=False)
+    defines = GEMM_TILES["m16n64"].defines("s8", act_unsigned=False, bf16=True)
     return source_of("gemm.cu", "svdq_gemm_w4a4", defines)
 
 
@@ -162,7 +189,7 @@ def real(module: str) -> Source:
         ("kernels/svdq/cuda/gemm.cu", "fills_before_the_barrier"),
         ("kernels/svdq/cuda/low_rank.cuh", "low_rank_before_the_scale"),
         ("kernels/svdq/cuda/quantize.cu", "other_stage"),
-        ("kernels/svdq/cuda/quantize.cu", "extremum_of_floats"),
+        ("kernels/svdq/cuda/encode.cuh", "extremum_of_floats"),
     ],
 )
 def test_mutants_compile_to_other_machine_code(tmp_path: Path, module: str, rule: str) -> None:

@@ -30,7 +30,10 @@ KERNELS = (
     "svdq_quantize_w4a4_act_fuse_lora.triton",
 )
 # Their device code is C++: suites/meta/test_cuda_mutants.py.
-ON_A_GPU = ("svdq_gemm_w4a4.cuda", "svdq_quantize_w4a4_act_fuse_lora.cuda")
+ON_A_GPU = (
+    *("svdq_gemm_w4a4.cuda", "svdq_quantize_w4a4_act_fuse_lora.cuda"),
+    *("svdq_gemm_w4a4_activated.cuda", "svdq_gemm_w4a4_requantized.cuda"),
+)
 SMALL = '''"""A kernel."""
 
 import triton
@@ -83,6 +86,7 @@ def test_a_module_beside_the_kernels_of_one_op_is_a_target_of_one_that_can_be_em
         "kernels.activation.module",
         "kernels.norm.module",
         "kernels.svdq.linear",
+        "kernels.svdq.mlp",
     }
 
 

@@ -1,6 +1,6 @@
 """The CUDA quantizer's divisions without a branch are IEEE's, for every mantissa they can meet.
 
-``quotient`` of kernels/svdq/cuda/quantize.cu, step by step, with each reciprocal that a device
+``quotient`` of kernels/svdq/cuda/encode.cuh, step by step, with each reciprocal that a device
 within 1 ulp may give. Powers of two shift all of it, and signs change nothing.
 """
 
@@ -75,13 +75,14 @@ def test_one_multiplication_would_make_another_fp16() -> None:
     )
 
 
+@pytest.mark.parametrize("steps", [7, 15])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_the_scale_and_every_quotient_of_its_group(dtype: torch.dtype) -> None:
+def test_the_scale_and_every_quotient_of_its_group(dtype: torch.dtype, steps: int) -> None:
     largest = mantissas(dtype)
-    scale = quotient(largest, torch.tensor(7.0), torch.tensor(1 / 7))
-    assert torch.equal(scale, largest / 7)
-    # From the largest down to 1/16 of it, below which every code is 0.
-    for x in (largest * 2.0**-shift for shift in range(5)):
+    scale = quotient(largest, torch.tensor(float(steps)), torch.tensor(1 / steps))
+    assert torch.equal(scale, largest / steps)
+    # From the largest down to 1/16 of it, or 1/32, below which every code is 0.
+    for x in (largest * 2.0**-shift for shift in range(steps.bit_length() + 2)):
         for first, end in pairwise(range(0, len(largest) + 1, 128)):
             divisor = scale[first:end, None]
             for reciprocal in reciprocals(divisor):

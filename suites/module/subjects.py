@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -11,9 +12,12 @@ from harness import Expected, Sample, subject
 from kernels.activation.module import SiluAndMul
 from kernels.norm.module import RMSNorm
 from kernels.svdq.linear import OPS, SVDQW4A4Linear
+from kernels.svdq.mlp import OPS as MLP_OPS
+from kernels.svdq.mlp import SVDQW4A4MLP
 from references.rms_norm import rms_norm
 from references.silu_and_mul import silu_and_mul
 from references.svdq_gemm import svdq_gemm_w4a4
+from references.svdq_gemm_requantized import svdq_gemm_w4a4_requantized
 from references.svdq_quantize import svdq_quantize_w4a4_act_fuse_lora
 
 if TYPE_CHECKING:
@@ -71,6 +75,70 @@ def svdq_linear(
     ).to(device)
     keys = ("qweight", "wscales", "smooth", "lora_down", "lora_up", "bias")
     return _sample(module, x.to(device, dtype), lambda x: dense_svdq(module, x), keys, extra=1e-6)
+
+
+@subject(ops=MLP_OPS, dtypes=HALVES)
+def svdq_mlp(
+    *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Sample:
+    """SVDQW4A4MLP with unsigned codes behind GELU, quantized from two dense layers."""
+    layers = []
+    for outputs, inputs in ((192, 128), (96, 192)):
+        linear = nn.Linear(inputs, outputs)
+        with torch.no_grad():
+            for parameter in linear.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+        layers.append(
+            SVDQW4A4Linear.from_linear(linear, rank=16, dtype=dtype, backend=backend).to(device)
+        )
+    module = SVDQW4A4MLP.from_layers(*layers, activation="gelu_tanh", unsigned=True)
+    x = torch.randn(2, 9, 128, generator=generator).to(device, dtype)
+    keys = ("qweight", "wscales", "smooth", "lora_down", "lora_up", "bias")
+    names = tuple(f"{layer}.{key}" for layer in ("first", "second") for key in keys)
+    # One of 3,456 codes between two roundings moves the input of the second layer by 1.5e-3.
+    sample = _sample(module, x, lambda x: dense_mlp(module, x), names, extra=4e-3)
+    return replace(sample, because=f"{ONE_ROUNDING}, and 0.004 for a few codes near a rounding")
+
+
+def dense_mlp(module: SVDQW4A4MLP, x: Tensor) -> Tensor:
+    """What the two layers compute, by the references of the three ops, in float64."""
+    wide = {name: _widen(value) for name, value in module.state_dict().items()}
+    flat, dtype = x.double().reshape(-1, module.first.in_features), module.first.wscales.dtype
+    parts = svdq_quantize_w4a4_act_fuse_lora(
+        flat, wide["first.lora_down"], wide["first.smooth"], precision="int4", dtype=dtype
+    )
+    between = svdq_gemm_w4a4_requantized(
+        _value(parts["codes"]),
+        wide["first.qweight"],
+        _value(parts["ascales"]).to(dtype).double(),
+        wide["first.wscales"],
+        wide["second.smooth"],
+        wide["second.lora_down"],
+        lora_act=_value(parts["lora_act"]),
+        lora_up=wide["first.lora_up"],
+        bias=wide.get("first.bias"),
+        wcscales=wide.get("first.wcscales"),
+        activation=module.activation,
+        alpha=1.0,
+        act_unsigned=False,
+        next_unsigned=module.unsigned,
+        dtype=dtype,
+    )
+    made = svdq_gemm_w4a4(
+        between["next_codes"].value,
+        wide["second.qweight"],
+        between["next_ascales"].value,
+        wide["second.wscales"],
+        lora_act=between["next_lora_act"].value,
+        lora_up=wide["second.lora_up"],
+        bias=wide.get("second.bias"),
+        wcscales=wide.get("second.wcscales"),
+        alpha=1.0,
+        act_unsigned=module.unsigned,
+        out_dtype=None,
+        dtype=dtype,
+    )
+    return made.value.reshape(*x.shape[:-1], module.second.out_features)
 
 
 def dense_svdq(module: SVDQW4A4Linear, x: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class Operands:
         return self.group_sums() * scales
 
 
-def _unpacked(packed: Tensor, *, signed: bool) -> Tensor:
+def unpacked(packed: Tensor, *, signed: bool) -> Tensor:
+    """Codes as fp32 integers ``[groups, rows, 64]``."""
     nibbles = torch.stack((packed & 0xF, packed >> 4), 2).flatten(1).to(torch.int8)
     wide = (nibbles ^ 8) - 8 if signed else nibbles
     grouped: Tensor = wide.unflatten(1, (-1, GROUP)).transpose(0, 1)
@@ -76,8 +77,8 @@ def _declare(
     ) -> Tensor:
         target, precise = out_dtype or ascales.dtype, name == "float64"
         wide = torch.float64 if precise else torch.float32
-        weights = _unpacked(wcodes, signed=True)
-        acts = _unpacked(codes, signed=not act_unsigned)
+        weights = unpacked(wcodes, signed=True)
+        acts = unpacked(codes, signed=not act_unsigned)
         ascales, wscales = ascales.to(wide), wscales.to(wide)
         channels = torch.full((len(wcodes),), alpha, dtype=wide, device=codes.device)
         if wcscales is not None:

@@ -30,12 +30,18 @@
 //   acc = fma(row, wscale, acc)    one rounding a group, as for acc + sum * (as * ws).
 // -kMagic * ascale is not finite if ascale is not, or is a bf16 beyond some 2^104: such a block
 // falls back, from then on, to acc = fma(total - kMagic, ascale * wscale, acc). The rest is in
-// low_rank.cuh.
+// low_rank.cuh, or in EPILOGUE, which is requantize.cuh: there y becomes the next layer's codes.
 
 #include "low_rank.cuh"
 
 #ifndef PATH_S8
 #error "define what GemmTile.defines gives: PATH_S8, UNSIGNED, BF16, BLOCK_M and the rest"
+#endif
+
+#ifdef EPILOGUE
+#include EPILOGUE
+#else
+#define SVDQ_NEXT_PARAMETERS
 #endif
 
 namespace {
@@ -407,7 +413,7 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
                const unsigned short* __restrict__ lora_up, const unsigned short* __restrict__ bias,
                const unsigned short* __restrict__ wcscales, unsigned short* __restrict__ y,
                float* __restrict__ workspace, int m, int n, int k, int r, float alpha,
-               int out_bf16, int band) {
+               int out_bf16, int band SVDQ_NEXT_PARAMETERS) {
   SVDQ_SHARED(shared);
   const Place place = place_of(ptx::thread(), m, n, band);
   const int slice = place.slice;
@@ -476,11 +482,20 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
   }
   ptx::wait_batches<0>();
 
-  const int row = place.row + place.warp_row, col = place.col + place.warp_col;
   if constexpr (WARPS_K > 1) {
     add_slices(acc, shared, place.warp, place.slice, place.lane);
+#ifndef EPILOGUE
     if (place.slice > 0) return;
+#endif
   }
+#ifdef EPILOGUE
+  static_assert(!kInPieces, "the tile of y would lie where sums to finish are");
+  static_assert(kRequantizeBytes <= STAGES * kStageBytes, "y must fit where the stages were");
+  auto load = [&](Sums& sum) { copy_sums(sum, acc); };
+  requantize<kTilesM, kTilesN>(load, f, SVDQ_NEXT, shared, place.slice == 0, place.row, place.col,
+                               place.warp_row, place.warp_col);
+#else
+  const int row = place.row + place.warp_row, col = place.col + place.warp_col;
   if constexpr (kInPieces) {  // a tile so large is never split
     finish_in_pieces(acc, f, shared, place.warp, row, col, place.lane);
   } else if (ptx::blocks_y() == 1) {
@@ -490,4 +505,5 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
     float* partial = workspace + static_cast<long long>(ptx::block_y()) * m * n;
     store_partial(acc, partial, m, n, row, col, place.lane);
   }
+#endif
 }

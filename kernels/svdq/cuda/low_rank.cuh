@@ -1,11 +1,12 @@
 // The end of the W4A4 GEMM for the accumulators of one warp, shared by the kernel and its second
-// pass: scales of channels, bias, the low-rank product, rounding, the store.
+// pass: scales of channels, bias, the low-rank product, activation, rounding, the store.
 //
 // Layout: kTilesM x kTilesN products of 16 x 8; a lane holds of each what ptx::product_* leaves to
 // it, so it stores two neighbouring columns at once, 4 bytes.
 //
-// Order of operations, in fp32: `* alpha`, `* wcscales`, `+ bias`, `+ low rank`; a float16 result
-// saturates at +-65504 and keeps NaN; one rounding.
+// Order of operations, in fp32: `* alpha`, `* wcscales`, `+ bias`, `+ low rank`, the activation if
+// FINISH brings one, which is activation.cuh; a float16 result saturates at +-65504 and keeps NaN;
+// one rounding.
 //
 // The low-rank product is lora_act (fp32) times lora_up (half) by tensor cores in tf32: lora_up is
 // exact there (11 bits at most), lora_act is the sum of two tf32 numbers to within 2^-24, relative.
@@ -15,6 +16,12 @@
 #pragma once
 #include "ptx.cuh"
 #include "vectors.cuh"
+
+#ifdef FINISH
+#include FINISH
+#else
+SVDQ_INLINE float activate(float value) { return value; }
+#endif
 
 struct Finish {
   const float* lora_act;           // [m, r], or null
@@ -160,16 +167,21 @@ SVDQ_INLINE Channel channel_of(const Finish& f, int column) {
 SVDQ_INLINE float finish_value(float sum, Channel channel, float low_rank, const Finish& f) {
   const float value = ptx::multiply(ptx::multiply(sum, f.alpha), channel.scale);
   const float moved = ptx::add(value, channel.offset);
-  return f.lora_act != nullptr ? ptx::add(moved, low_rank) : moved;
+  return activate(f.lora_act != nullptr ? ptx::add(moved, low_rank) : moved);
 }
 
-// Finishes and stores the tiles whose first element is y[row][col], with their low-rank product if
-// there is one.
-template <int kTilesM, int kTilesN>
-SVDQ_INLINE void finish_sums(const float (&sum)[kTilesM][kTilesN][4],
-                             const float (&low_rank)[kTilesM][kTilesN][4], const Finish& f, int row,
-                             int col, int lane) {
+// Finishes the tiles whose first element is y[row][col]. `load(sum)` brings the sums, late: they
+// need no registers while the low-rank product is computed. `store(row, column, two)` takes two
+// neighbours as halves.
+template <int kTilesM, int kTilesN, class Load, class Store>
+SVDQ_INLINE void finish_to(Store store, Load load, const Finish& f, int row, int col, int lane) {
   const int quad = lane / 4, pair = lane % 4;
+  float low_rank[kTilesM][kTilesN][4];
+  if (f.lora_act != nullptr) {
+    multiply_low_rank<kTilesM, kTilesN>(low_rank, f, row, col, quad, pair);
+  }
+  float sum[kTilesM][kTilesN][4];
+  load(sum);
 #pragma unroll
   for (int j = 0; j < kTilesN; ++j) {
     const int column = col + 8 * j + 2 * pair;
@@ -188,23 +200,19 @@ SVDQ_INLINE void finish_sums(const float (&sum)[kTilesM][kTilesN][4],
           const float value = finish_value(sum[i][j][item], channel[e], low_rank[i][j][item], f);
           pack |= static_cast<unsigned>(round_output(value, f.out_bf16)) << (16 * e);
         }
-        *reinterpret_cast<unsigned*>(f.y + static_cast<long long>(at) * f.n + column) = pack;
+        store(at, column, pack);
       }
     }
   }
 }
 
-// The same with the low-rank product computed here. `load(sum)` brings the sums, late: they need no
-// registers before.
+// Finishes tiles and stores them where they belong in y.
 template <int kTilesM, int kTilesN, class Load>
 SVDQ_INLINE void finish(Load load, const Finish& f, int row, int col, int lane) {
-  float low_rank[kTilesM][kTilesN][4];
-  if (f.lora_act != nullptr) {
-    multiply_low_rank<kTilesM, kTilesN>(low_rank, f, row, col, lane / 4, lane % 4);
-  }
-  float sum[kTilesM][kTilesN][4];
-  load(sum);
-  finish_sums<kTilesM, kTilesN>(sum, low_rank, f, row, col, lane);
+  auto store = [&](int at, int column, unsigned two) {
+    *reinterpret_cast<unsigned*>(f.y + static_cast<long long>(at) * f.n + column) = two;
+  };
+  finish_to<kTilesM, kTilesN>(store, load, f, row, col, lane);
 }
 
 // Copies sums; what `finish` calls where they never left the registers.

@@ -207,6 +207,13 @@ SVDQ_INLINE float reciprocal(float value) {
   return found;
 }
 
+// Within 2 ulp of 2 ^ value; subnormal operands and results count as zeros.
+SVDQ_INLINE float exp2(float value) {
+  float found;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(value));
+  return found;
+}
+
 // The larger one; a NaN if either is.
 SVDQ_INLINE float larger_or_nan(float a, float b) {
   float found;
