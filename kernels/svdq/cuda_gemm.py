@@ -151,7 +151,7 @@ def check(
         codes, wcodes, ascales, wscales, lora_act, lora_up, bias, alpha, wcscales, act_unsigned,
         out_dtype, config, configs=configs,
     )  # fmt: skip
-    wide = {"codes": codes, "wcodes": wcodes, "wscales": wscales}
+    wide: dict[str, Tensor | None] = {"codes": codes, "wcodes": wcodes, "wscales": wscales}
     wide |= {"lora_act": lora_act, "lora_up": lora_up}
     narrow = {"ascales": ascales, "bias": bias, "wcscales": wcscales}
     for name, value in {**wide, **narrow}.items():
@@ -299,8 +299,8 @@ def svdq_gemm_w4a4_cuda(
     float16 or bfloat16, and ``lora_up [n, r]``, ``bias [n]`` and ``wcscales [n]`` are of the same
     dtype; ``lora_act [m, r]`` is float32. All are contiguous, and codes, ``wscales`` and low-rank
     factors begin at a multiple of 16 bytes. Returns contiguous ``[m, n]`` in ``out_dtype``, or the
-    dtype of the scales if None; float16 saturates at +-65504. ``config`` names one of ``GEMM_CONFIGS``; None
-    leaves the choice to ``choose_gemm``.
+    dtype of the scales if None; float16 saturates at +-65504. ``config`` names one of
+    ``GEMM_CONFIGS``; None leaves the choice to ``choose_gemm``.
 
     The first call of a configuration compiles it and loads it, about a second without the cache on
     disk; recording a CUDA graph needs such a call before.

@@ -20,7 +20,12 @@ from harness.probes import base_case, probes
 from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
 from kernels.svdq.cuda_gemm_activated import ACTIVATIONS, svdq_gemm_w4a4_activated_cuda
 from kernels.svdq.cuda_gemm_requantized import svdq_gemm_w4a4_requantized_cuda
-from kernels.svdq.cuda_policy import GEMM_CONFIGS, QUANTIZE_CONFIGS, REQUANTIZE_TILES
+from kernels.svdq.cuda_policy import (
+    GEMM_CONFIGS,
+    QUANTIZE_CONFIGS,
+    REQUANTIZE_TILES,
+    ShortTile,
+)
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
 from kernels.svdq.domain import MAX_M
 
@@ -41,7 +46,7 @@ OPS: Final = (QUANTIZE, GEMM, ACTIVATED, REQUANTIZED)
 HANDLED: Final = {
     QUANTIZE: {"x.layout=rows", "x.layout=expanded"},
     **{
-        op: {f"{name}.layout=offset" for name in ("ascales", "wscales", "bias", "wcscales")}
+        op: {f"{name}.layout=offset" for name in ("ascales", "bias", "wcscales")}
         for op in (GEMM, ACTIVATED, REQUANTIZED)
     },
 }
@@ -202,26 +207,41 @@ def test_tensors_on_the_cpu_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", GEMM_CONFIGS)
-def test_the_gemm_launches_its_config_and_adds_the_splits(name: str) -> None:
+@pytest.mark.parametrize("arch", ["sm80", "sm90"])
+def test_the_gemm_launches_its_config_and_adds_the_splits(name: str, arch: str) -> None:
     config = GEMM_CONFIGS[name]
-    with captured() as launches:
+    clustered = isinstance(config.tile, ShortTile) and arch == "sm90" and config.splits > 1
+    with captured(arch) as launches:
         svdq_gemm_w4a4_cuda(*operands(200, 264, 256), config=name)
     first, *second = launches
     assert first.grid == (config.tile.tiles(200, 264), config.splits)
     assert first.function.source.defines["BLOCK_M"] == str(config.tile.block_m)
-    assert len(second) == (config.splits > 1)
+    assert first.options["cluster"] == ((1, config.splits) if clustered else (1,))
+    assert len(second) == (config.splits > 1 and not clustered)
     workspace = first.arguments["workspace"]
-    assert (workspace is None) == (config.splits == 1)
+    assert (workspace is None) == (not second)
     for launch in second:
         assert launch.arguments["workspace"] is workspace
         assert workspace.shape == (config.splits, 200, 264)
         assert launch.grid == (13, 5)
 
 
+@pytest.mark.parametrize("arch", ["sm80", "sm90"])
+def test_what_waits_for_the_kernel_before_it_is_launched_to_overlap_it(arch: str) -> None:
+    for rows, overlaps in ((16, arch == "sm90"), (300, False)):
+        with captured(arch) as launches:
+            svdq_quantize_w4a4_act_fuse_lora_cuda(*activations(rows))
+            svdq_gemm_w4a4_cuda(*operands(rows, 264, 256))
+        first = {launch.name: launch.options["overlaps"] for launch in reversed(launches)}
+        assert first["svdq_quantize_w4a4"] == overlaps
+        gemms = [name for name in first if name in {"svdq_gemm_w4a4", "svdq_gemm_w4a4_short"}]
+        assert [first[name] for name in gemms] == [overlaps]
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ["m16n64", "m64n64_k2"])
+@pytest.mark.parametrize("name", ["m16n64", "m16n32_k2", "m64n64_k2"])
 def test_every_kernel_that_finishes_has_the_activation(name: str, activation: str) -> None:
-    with captured() as launches:
+    with captured("sm80") as launches:
         svdq_gemm_w4a4_activated_cuda(*operands(), activation=activation, config=name)
     assert len(launches) == GEMM_CONFIGS[name].splits
     for launch in launches:
@@ -287,18 +307,22 @@ def test_an_activation_that_there_is_not_is_named_with_those_there_are() -> None
 
 @pytest.mark.parametrize("name", QUANTIZE_CONFIGS)
 @pytest.mark.parametrize("r", [16, 80])
-def test_the_quantizer_launches_its_config_and_adds_the_splits(name: str, r: int) -> None:
+@pytest.mark.parametrize("arch", ["sm80", "sm90"])
+def test_the_quantizer_launches_its_config_and_adds_the_splits(
+    name: str, r: int, arch: str
+) -> None:
     config = QUANTIZE_CONFIGS[name]
-    with captured() as launches:
+    clustered = config.is_clustered(clusters=arch == "sm90")
+    with captured(arch) as launches:
         lora_act = svdq_quantize_w4a4_act_fuse_lora_cuda(*activations(100, r=r), config=name)[2]
     first, *second = launches
     assert first.grid == (-(-100 // config.block_m), config.splits, config.rank_pieces(r))
-    assert len(second) == (config.splits > 1)
-    assert (first.arguments["sums"] is lora_act) == (config.splits == 1)
+    assert first.options["cluster"] == ((1, config.splits) if clustered else (1,))
+    assert len(second) == (config.splits > 1 and not clustered)
+    assert (first.arguments["sums"] is lora_act) == (not second)
     for launch in second:
         assert launch.arguments["workspace"] is first.arguments["sums"]
         assert launch.arguments["lora_act"] is lora_act
-        assert launch.grid == (-(-100 * r // 128),)
 
 
 @pytest.mark.parametrize(("arch", "wide"), [("sm80", "0"), ("sm89", "0"), ("sm90", "1")])
@@ -311,7 +335,7 @@ def test_the_arch_and_the_flag_choose_the_product(arch: str, wide: str, *, unsig
 
 
 def test_the_longest_m_fits_into_a_grid() -> None:
-    with captured() as launches:
+    with captured("sm80") as launches:
         svdq_gemm_w4a4_cuda(*operands(MAX_M, 8, 64), config="m16n32_k2")
     assert [launch.grid for launch in launches] == [(MAX_M // 16, 2), (MAX_M // 16, 1)]
 

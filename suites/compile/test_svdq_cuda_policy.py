@@ -14,15 +14,19 @@ from kernels.svdq.cuda_policy import (
     GEMM_TILES,
     QUANTIZE_CONFIGS,
     REQUANTIZE_TILES,
+    STEP,
+    GemmTile,
+    ShortTile,
     choose_gemm,
     choose_path,
     choose_quantize,
     choose_requantize,
+    has_clusters,
 )
 from kernels.svdq.cuda_sources import FOLDER, source
 from kernels.svdq.domain import GROUP, MAX_R
 
-ROWS = (1, 16, 17, 32, 33, 64, 65, 128, 300, 512, 1024, 4096, 16384)
+ROWS = (1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 300, 512, 1024, 4096, 16384)
 COLUMNS = (8, 64, 512, 1024, 2048, 4096, 4224, 8192, 16384)
 DEPTHS = (64, 512, 1024, 3072, 4096, 8192, 65536)
 MULTIPROCESSORS = (84, 108, 132, 148, 188)
@@ -65,10 +69,8 @@ def test_the_choice_of_a_gemm_that_requantizes_says_why(
 
 
 def test_a_tile_that_is_requantized_is_whole_groups_in_one_piece_that_fits() -> None:
-    for config in REQUANTIZE_TILES.values():
-        tile = config.tile
+    for tile in REQUANTIZE_TILES.values():
         rows, columns = tile.block_m // tile.warps_m // 16, tile.block_n // tile.warps_n // 8
-        assert config.splits == 1
         assert tile.block_n % GROUP == 0
         assert (rows <= 2, columns <= 4) == (True, True)
         # The tile of y, and 32 columns of lora_down; rows have 16 bytes more for the banks.
@@ -77,18 +79,32 @@ def test_a_tile_that_is_requantized_is_whole_groups_in_one_piece_that_fits() -> 
 
 
 def test_the_quantizer_chooses_every_config_and_no_other() -> None:
-    points = itertools.product(ROWS, DEPTHS, RANKS, MULTIPROCESSORS)
-    assert {choose_quantize(*point)[0] for point in points} == set(QUANTIZE_CONFIGS)
+    chosen = {
+        choose_quantize(*point, clusters=clusters)[0]
+        for point in itertools.product(ROWS, DEPTHS, RANKS, MULTIPROCESSORS)
+        for clusters in (False, True)
+    }
+    assert chosen == set(QUANTIZE_CONFIGS)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_short_quantizer_is_one_launch_where_there_are_clusters(arch: str) -> None:
+    clusters = has_clusters(arch)
+    assert clusters == (arch not in {"sm80", "sm86", "sm89"})
+    config = QUANTIZE_CONFIGS[choose_quantize(16, 8192, 32, 132, clusters=clusters)[0]]
+    assert config.splits > 1
+    assert config.is_clustered(clusters=clusters) == clusters
 
 
 @pytest.mark.parametrize(
     ("size", "config", "why"),
     [
-        ((1, 8192, 8192), "m16n32", "m=1 fits 16 rows; n=8192"),
-        ((1, 28672, 8192), "m16n64", "n=28672 makes tiles of 64 for two waves or more"),
+        ((1, 8192, 8192), "m8n64", "m=1 fits 8 rows; tiles of 64 occupy most of the GPU"),
+        ((8, 4096, 4096), "m8n32", "m=8 fits 8 rows; n=4096 needs narrow tiles"),
+        ((9, 28672, 8192), "m16n64", "m=9 fits 16 rows; tiles of 64 occupy most of the GPU"),
         ((16, 4096, 4096), "m16n32", "n=4096 needs narrow tiles to occupy the GPU"),
-        ((16, 512, 8192), "m16n32_k4", "16 tile(s) leave multiprocessors idle: k in 4 shares"),
-        ((17, 8192, 8192), "m32n64", "m=17 fits one tile row of 32"),
+        ((16, 512, 8192), "m16n32_k8", "16 tile(s) leave multiprocessors idle: k in 8 shares"),
+        ((17, 8192, 8192), "m32n32", "m=17 fits one tile row of 32"),
         ((64, 4096, 4096), "m64n64_k2", "m=64 fits one tile row of 64"),
         ((512, 4096, 4096), "m64n128", "256 tiles, enough for 1 wave(s)"),
         ((4096, 4096, 4096), "m128n128", "1024 tiles, enough for 2 wave(s)"),
@@ -108,21 +124,28 @@ def test_a_share_of_k_keeps_steps_enough_and_no_multiprocessor_gets_two_blocks()
         config = GEMM_CONFIGS[choose_gemm(m, n, k, count)[0]]
         if config.splits > 1:
             assert config.tile.tiles(m, n) * config.splits <= count
-            assert config.tile.steps(k) // config.splits >= 8
+            least = 1 if isinstance(config.tile, ShortTile) else 8
+            assert config.tile.steps(k) // config.splits >= least
 
 
 def test_a_tile_that_finishes_in_pieces_is_never_split() -> None:
     for config in GEMM_CONFIGS.values():
         tile = config.tile
+        if isinstance(tile, ShortTile):
+            continue
         rows, columns = tile.block_m // tile.warps_m // 16, tile.block_n // tile.warps_n // 8
         assert config.splits == 1 or (rows <= 2 and columns <= 4)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_every_config_fits_into_a_block_of_every_arch(arch: str) -> None:
-    needed = [tile.shared_bytes for tile in GEMM_TILES.values()]
+    limit = SHARED_LIMITS[arch]
+    needed = [tile.fit(limit).shared_bytes for tile in GEMM_TILES.values()]
+    needed += [tile.shared_bytes for tile in REQUANTIZE_TILES.values()]
     needed += [each.shared_bytes(r) for each in QUANTIZE_CONFIGS.values() for r in RANKS]
-    assert max(needed) <= SHARED_LIMITS[arch]
+    assert max(needed) <= limit
+    # A stage is filled while another one is read.
+    assert min(tile.fit(limit).stages for tile in GEMM_TILES.values()) >= 2
     threads = [tile.threads for tile in GEMM_TILES.values()]
     assert max([*threads, *(each.threads for each in QUANTIZE_CONFIGS.values())]) <= 1024
 
@@ -136,8 +159,9 @@ def test_the_pieces_of_the_ranks_cover_them(r: int) -> None:
 
 def test_a_step_of_a_tile_is_whole_groups() -> None:
     for tile in GEMM_TILES.values():
-        assert tile.steps(GROUP * tile.groups) == 1
-        assert tile.steps(GROUP * tile.groups + GROUP) == 2
+        groups = tile.groups if isinstance(tile, GemmTile) else STEP * tile.warps
+        assert tile.steps(GROUP * groups) == 1
+        assert tile.steps(GROUP * groups + GROUP) == 2
 
 
 def test_inline_assembly_is_in_one_header() -> None:
@@ -148,6 +172,6 @@ def test_inline_assembly_is_in_one_header() -> None:
 
 def test_a_source_brings_all_headers_along() -> None:
     made = source("gemm.cu", "svdq_gemm_w4a4", {"PATH_S8": 1})
-    names = ("activation", "encode", "low_rank", "ptx", "requantize", "vectors")
+    names = ("activation", "codes", "encode", "low_rank", "ptx", "requantize", "vectors")
     assert sorted(made.headers) == [f"{name}.cuh" for name in names]
     assert made.defines == {"PATH_S8": "1"}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import torch
 from triton import knobs
 
-from harness import cubins
+from harness import cubins, device
 from harness.arch import ARCHES
 from harness.artifact import CompileFailed
 from harness.backends import BackendMissing
@@ -167,7 +168,12 @@ def test_a_captured_launch_is_described_and_compiles_nothing(tmp_path: Path) -> 
     assert launch.function is kernel
     assert launch.grid == (1,)
     assert launch.arguments == {"x": HALF, "y": HALF, "n": 100, "factor": 3.0}
-    assert launch.options == {"block": (128,), "shared_bytes": 512}
+    assert launch.options == {
+        "block": (128,),
+        "cluster": (1,),
+        "overlaps": False,
+        "shared_bytes": 512,
+    }
     assert not list(tmp_path.iterdir())
 
 
@@ -224,6 +230,10 @@ def test_what_is_optional_may_be_left_out() -> None:
         ({"grid": 1, "block": (32, 64)}, ValueError, "has more than 1024 threads"),
         ({"grid": (1, 1, 1, 1), "block": 32}, ValueError, "each of 1 to 3 extents"),
         ({"grid": (1.5,), "block": 32}, TypeError, "is not 1 to 3 integers"),
+        ({"grid": (4, 3), "block": 32, "cluster": (1, 2)}, ValueError, "2 blocks, of grid=.4, 3"),
+        ({"grid": 6, "block": 32, "cluster": (1, 2)}, ValueError, "that divide the grid, extent"),
+        ({"grid": (4, 4), "block": 32, "cluster": (4, 4)}, ValueError, "16 blocks, .* at most 8"),
+        ({"grid": 9, "block": 32, "cluster": 9}, ValueError, "at most 8, 8, 8"),
     ],
 )
 def test_a_shape_that_no_device_launches_is_refused(
@@ -257,6 +267,35 @@ def test_it_runs_on_a_gpu(tmp_path: Path, shared_bytes: int) -> None:
         function(tmp_path).launch(x, y, 1000, 0.5, grid=16, block=64, shared_bytes=shared_bytes)
     assert len(launches) == 1
     assert torch.equal(y, x * -3)
+
+
+CLUSTERED: Final = """
+extern "C" __global__ void neighbour(const int* x, int* y) {
+  __shared__ int mine[32];
+  mine[threadIdx.x] = x[blockIdx.y * 32 + threadIdx.x];
+  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(mine + threadIdx.x)), other;
+  asm volatile("griddepcontrol.wait;\\nbarrier.cluster.arrive;\\nbarrier.cluster.wait;");
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(other) : "r"(address),
+               "r"((blockIdx.y + 1) % 4));
+  asm volatile("ld.shared::cluster.s32 %0, [%1];" : "=r"(y[blockIdx.y * 32 + threadIdx.x])
+               : "r"(other));
+  asm volatile("barrier.cluster.arrive;\\nbarrier.cluster.wait;");
+}
+"""
+
+
+@pytest.mark.gpu
+def test_blocks_of_a_cluster_read_each_others_shared_memory(tmp_path: Path) -> None:
+    require_compiler()
+    x = torch.arange(128, dtype=torch.int32, device="cuda")
+    y = torch.zeros_like(x)
+    source = Source("neighbour.cu", CLUSTERED, "neighbour")
+    kernel = Function(source, {"x": "int32", "y": "int32"}, __name__, tmp_path)
+    older = device.arch_of(x.device) in {"sm80", "sm86", "sm89"}  # the compiler refuses mapa
+    with pytest.raises(CompileFailed) if older else nullcontext():
+        for _ in range(2):
+            kernel.launch(x, y, grid=(1, 4), block=32, cluster=(1, 4), overlaps=True)
+        assert torch.equal(y, x.roll(-32))
 
 
 @pytest.mark.gpu
