@@ -1,4 +1,4 @@
-"""Faults of who waits for whom in CUDA C++: barriers, copies in flight, stages, shares of a sum."""
+"""Faults of who waits for whom in CUDA C++: barriers, copies in flight, stages, launches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from harness.power.cpp import Code, rule
 if TYPE_CHECKING:
     from harness.power.cpp import Found
 
+_TURN: Final = "const int next = i + kAhead; if (next < count) { $$$body } ptx::close_batch();"
 _NEXT: Final = "if (step + STAGES - 1 < steps) { $$$body }"
 
 
@@ -22,12 +23,70 @@ def barrier_removed(code: Code) -> Found:
 def vote_of_one(code: Code) -> Found:
     """A barrier that also votes, left out: each thread goes on, by its own vote."""
     yield from code.like("ptx::block_barrier_any($$mine)", "($$mine)")
+    yield from code.like("ptx::any_lane($$mine)", "($$mine)")
+
+
+@rule("synchronisation")
+def warp_barrier_removed(code: Code) -> Found:
+    """Lanes that do not wait for each other's copies, or for who still reads them."""
+    yield from code.like("ptx::warp_barrier();", ";")
+
+
+@rule("synchronisation")
+def cluster_barrier_removed(code: Code) -> Found:
+    """Blocks that read sums of another one not yet there, or that it has left behind."""
+    yield from code.like("ptx::cluster_barrier();", ";")
+
+
+@rule("synchronisation")
+def barrier_of_fewer(code: Code) -> Found:
+    """A warp, or a block, that waits for itself alone."""
+    yield from code.like("ptx::block_barrier();", "ptx::warp_barrier();")
+    yield from code.like("ptx::cluster_barrier();", "__syncthreads();")
+
+
+@rule("synchronisation")
+def previous_not_waited_for(code: Code) -> Found:
+    """Inputs read while the kernel that makes them still runs."""
+    yield from code.like("ptx::wait_for_previous();", ";")
+
+
+@rule("synchronisation")
+def one_thread_waits(code: Code) -> Found:
+    """Inputs read by all threads when one of them may."""
+    yield from code.like(
+        "ptx::wait_for_previous();", "if (ptx::thread() == 0) ptx::wait_for_previous();"
+    )
+
+
+@rule("synchronisation")
+def reads_before_it_waits(code: Code) -> Found:
+    """The wait for the kernel before, behind what reads its results."""
+    wait = "ptx::wait_for_previous();"
+    between = "const int finisher = $$number; Float4 low_rank[kOwn];"
+    whole = f"{wait} {between} if (finisher < 0) {{ $$$multiply }}"
+    yield from code.like(whole, f"{between} if (finisher < 0) {{ $$$multiply {wait} }}")
+
+
+@rule("synchronisation")
+def next_one_starts_first(code: Code) -> Found:
+    """The next kernel let in before this one has waited: as good, if that one waits for this."""
+    wait, start = "ptx::wait_for_previous();", "ptx::let_next_start();"
+    yield from code.like(f"{wait} {start}", f"{start} {wait}")
+    yield from code.like(wait, f"{start} {wait}")
 
 
 @rule("synchronisation")
 def waits_for_one_less(code: Code) -> Found:
     """The newest stage counted as there while its copies are under way."""
     yield from code.like("wait_batches<STAGES - 2>", "wait_batches<STAGES - 1>")
+
+
+@rule("synchronisation")
+def waits_one_step_late(code: Code) -> Found:
+    """The first step, or the first two, taken without a wait."""
+    yield from code.like("if (i >= 0) {", "if (i > 0) {")
+    yield from code.like("if (i >= 0) {", "if (i > 1) {")
 
 
 @rule("synchronisation")
@@ -58,9 +117,12 @@ def batch_closed_twice(code: Code) -> Found:
 def fills_before_the_barrier(code: Code) -> Found:
     """A stage refilled while others still read it."""
     vote = "careful = ptx::block_barrier_any($$mine);"
-    filling = "bring($$step, $$stage);"
-    swapped = "bring($$step, $$stage); careful = ptx::block_barrier_any($$mine);"
+    filling = "bring_step($$step, $$stage);"
+    swapped = f"{filling} {vote}"
     yield from code.like(f"{vote} {filling}", swapped)
+    yield from code.like(
+        f"ptx::warp_barrier(); }} {_TURN}", f"}} {_TURN} if (i >= 0) ptx::warp_barrier();"
+    )
     barrier = "ptx::block_barrier();"
     yield from code.like(f"{barrier} {_NEXT}", f"{_NEXT} {barrier}")
 
@@ -81,7 +143,7 @@ def stage_left_out(code: Code) -> Found:
 def other_first_stage(code: Code) -> Found:
     """One of the stages' counters begins one off."""
     yield from code.like("read = 0", "read = 1")
-    yield from code.like("stored = STAGES - 2", "stored = STAGES - 1")
+    yield from code.like("brought = 0", "brought = 1")
     yield from code.like("brought = STAGES - 1", "brought = STAGES - 2")
 
 
@@ -90,64 +152,39 @@ def other_stage(code: Code) -> Found:
     """The stage beside the right one."""
     yield from code.like("(step + STAGES - 1) % STAGES", "(step + STAGES) % STAGES")
     yield from code.like("step % STAGES", "(step + 1) % STAGES")
+    for base in ("shared", "base", "stages"):
+        yield from code.like(f"{base} + read *", f"{base} + brought *")
+    yield from code.like("stages + brought *", "stages + read *")
+
+
+@rule("synchronisation")
+def ring_of_another_length(code: Code) -> Found:
+    """Stages that follow each other in a ring of one less, or of one more than there are."""
+    yield from code.like("stage + 1 == STAGES", "stage + 2 >= STAGES")
+    yield from code.like("stage + 1 == STAGES", "stage == STAGES")
 
 
 @rule("synchronisation")
 def fewer_stages_ahead(code: Code) -> Found:
     """One stage too few filled before the loop that counts on them."""
     yield from code.like("ahead < STAGES - 1", "ahead < STAGES - 2")
+    yield from code.like("kAhead = STAGES - 1", "kAhead = STAGES - 2")
 
 
 @rule("synchronisation")
-def scales_of_the_stage_too_late(code: Code) -> Found:
-    """Scales written to shared memory one step after their codes are used."""
-    yield from code.like("store_scales(from + ahead, ahead)", "store_scales(until, ahead)")
-    yield from code.like("if (ahead < STAGES - 2) $f($$$a);", "$f($$$a);")
+def more_stages_ahead(code: Code) -> Found:
+    """As many steps ahead as there are stages: the newest one fills what is read."""
+    yield from code.like("kAhead = STAGES - 1", "kAhead = STAGES")
+    yield from code.like(
+        "bring_step(step + STAGES - 1, brought)", "bring_step(step + STAGES, read)"
+    )
 
 
 @rule("synchronisation")
-def slices_share_a_place(code: Code) -> Found:
-    """Warps that overwrite each other's sums in shared memory."""
-    yield from code.like("(slice - 1) * $stride", "0 * $stride")
-
-
-@rule("synchronisation")
-def slice_added_twice(code: Code) -> Found:
-    """The sums of one slice of a block added in place of each other's."""
-    yield from code.like("other * $stride", "(other > 0 ? other - 1 : 0) * $stride")
-
-
-@rule("synchronisation")
-def every_slice_goes_on(code: Code) -> Found:
-    """All slices of a block store, though one alone has the whole sum."""
-    yield from code.like("if (slice > 0) return;", ";")
-    yield from code.like("if (place.slice > 0) return;", ";")
-
-
-@rule("synchronisation")
-def splits_share_a_workspace(code: Code) -> Found:
-    """Blocks that share k write their sums over each other's."""
-    yield from code.like("static_cast<long long>(ptx::block_y())", "static_cast<long long>(0)")
-
-
-@rule("synchronisation")
-def workspace_of_another_split(code: Code) -> Found:
-    """The sums of the split before in place of a split's own."""
-    yield from code.like("static_cast<long long>(split)", "static_cast<long long>(split - 1)")
-    yield from code.like("split * all", "(split - 1) * all")
-
-
-@rule("synchronisation")
-def split_added_twice(code: Code) -> Found:
-    """The sums of the first split are what the others are added to, and added again."""
-    yield from code.like("int split = 1;", "int split = 0;")
-
-
-@rule("synchronisation")
-def split_left_out(code: Code) -> Found:
-    """The sums of one split are not added."""
-    yield from code.like("int split = 1;", "int split = 2;")
-    yield from code.like("split < splits", "split < splits - 1")
+def scales_of_another_stage(code: Code) -> Found:
+    """Scales taken from the stage that is being filled."""
+    for place in ("kCodeBytes", "kColumnsAt"):
+        yield from code.like(f"(stage + {place})", f"(shared + brought * kStageBytes + {place})")
 
 
 @rule("synchronisation")
@@ -164,10 +201,11 @@ def exchange_one_short(code: Code) -> Found:
 
 
 RULES: Final = (
-    *(barrier_removed, vote_of_one, waits_for_one_less, never_waits, last_wait_dropped),
-    *(batch_left_open, batch_closed_twice, fills_before_the_barrier, stage_stands_still),
-    *(stage_left_out, other_first_stage, other_stage, fewer_stages_ahead),
-    *(scales_of_the_stage_too_late, slices_share_a_place, slice_added_twice),
-    *(every_slice_goes_on, splits_share_a_workspace, workspace_of_another_split),
-    *(split_added_twice, split_left_out, exchange_dropped, exchange_one_short),
+    *(barrier_removed, vote_of_one, warp_barrier_removed, cluster_barrier_removed),
+    *(barrier_of_fewer, previous_not_waited_for, one_thread_waits, reads_before_it_waits),
+    *(next_one_starts_first, waits_for_one_less, waits_one_step_late, never_waits),
+    *(last_wait_dropped, batch_left_open, batch_closed_twice, fills_before_the_barrier),
+    *(stage_stands_still, stage_left_out, other_first_stage, other_stage),
+    *(ring_of_another_length, fewer_stages_ahead, more_stages_ahead, scales_of_another_stage),
+    *(exchange_dropped, exchange_one_short),
 )

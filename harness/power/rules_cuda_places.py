@@ -1,4 +1,4 @@
-"""Faults of where CUDA C++ reads and writes: lanes, rows, pitches, neighbours, ends and tails."""
+"""Faults of where CUDA C++ reads and writes: lanes, rows, pitches, neighbours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from harness.power.cpp import Code, rule
 if TYPE_CHECKING:
     from harness.power.cpp import Found
 
-_EXTENTS: Final = ("m", "n", "r", "f.m", "f.n", "groups", "until", "rows", "operand.code_rows")
-_ENDS: Final = ("m", "r", "f.m", "f.n", "until")  # of what is skipped from there on
-_COUNTERS: Final = ("step", "rank", "turn", "piece", "other")
 _BEFORE: Final = "(group > 0 ? group - 1 : 0)"
+_SLICE_BEFORE: Final = "(slice > 0 ? slice - 1 : 0)"
 
 
 @rule("index")
@@ -23,6 +21,9 @@ def other_lane(code: Code) -> Found:
     yield from code.like("lane % 16", "lane / 2")
     yield from code.like("lane / 16", "lane / 8 % 2")
     yield from code.like("lane / 8 % 2", "lane / 16")
+    for by in ("kChunks", "kColumnChunks"):
+        yield from code.like(f"lane / {by}", f"lane % {by}")
+        yield from code.like(f"lane % {by}", f"lane / {by}")
 
 
 @rule("index")
@@ -36,7 +37,10 @@ def other_warp(code: Code) -> Found:
 @rule("index")
 def other_thread(code: Code) -> Found:
     """A quotient for a remainder, and back, of a thread's number."""
-    for of, by in (("ptx::thread()", "kChunks"), ("ptx::thread()", "kRows"), ("index", "kSums")):
+    for by in ("kChunks", "Shape::kWords", "kSums"):
+        yield from code.like(f"ptx::thread() / {by}", f"ptx::thread() % {by}")
+        yield from code.like(f"ptx::thread() % {by}", f"ptx::thread() / {by}")
+    for of, by in (("item", "kStrips"), ("item", "kChunks"), ("at", "kRowWords")):
         yield from code.like(f"{of} / {by}", f"{of} % {by}")
         yield from code.like(f"{of} % {by}", f"{of} / {by}")
 
@@ -44,31 +48,46 @@ def other_thread(code: Code) -> Found:
 @rule("index")
 def scale_of_the_neighbour(code: Code) -> Found:
     """The scale, or the divisors, of the group before."""
-    yield from code.like("ascales + group", f"ascales + {_BEFORE}")
-    yield from code.like("wscales + group", f"wscales + {_BEFORE}")
+    for name in ("acts", "weights"):
+        yield from code.like(f"first_half({name}, group)", f"first_half({name}, {_BEFORE})")
+    yield from code.like("kColumnsAt + group *", f"kColumnsAt + {_BEFORE} *")
+    yield from code.like("(first + i) * 2 * kRowWords", "first * 2 * kRowWords")
+    yield from code.like("rows[i].scale", "rows[kAtOnce - 1 - i].scale")
+    yield from code.like("long long>(col / 64)", "long long>(col < 64 ? 0 : col / 64 - 1)")
     yield from code.like(
         "ascales[static_cast<long long>(group)", f"ascales[static_cast<long long>({_BEFORE})"
     )
     yield from code.like("smooth + 64LL * group", f"smooth + 64LL * {_BEFORE}")
+    at = "smooth_of = smooth + 64LL * (from + {});"
+    yield from code.like(at.format("slice"), at.format(_SLICE_BEFORE))
+    yield from code.like("next.smooth + col", "next.smooth")
 
 
 @rule("index")
 def group_of_the_neighbour(code: Code) -> Found:
     """The codes of the group before, beside the right scales."""
     yield from code.like("2 * group +", f"2 * {_BEFORE} +")
-    yield from code.like("32LL * group", f"32LL * {_BEFORE}")
+    yield from code.like("32LL * (from + slice)", f"32LL * (from + {_SLICE_BEFORE})")
+    yield from code.like("rows[i], stage_at", "rows[kAtOnce - 1 - i], stage_at")
+    yield from code.like("stage_at, first + i", "stage_at, first")
+    yield from code.like("+ 2 * group,", ",")
+    yield from code.like("col + group", "col")
 
 
 @rule("index")
 def swizzle_dropped(code: Code) -> Found:
     """Chunks written where another side does not look for them, and the reverse."""
     yield from code.like("^ swizzle($$$row)", "")
+    yield from code.like("(chunk ^ row ^ 4)", "(chunk ^ row)")
+    yield from code.like("(chunk ^ row)", "chunk")
+    yield from code.like("place[j % 2]", "place[0]")
 
 
 @rule("index")
 def swizzle_of_another_row(code: Code) -> Found:
     """Chunks looked for where another row has them."""
     yield from code.like("swizzle($row)", "swizzle($row + 2)")
+    yield from code.like("row % kChunks;", "row / 2 % kChunks;")
 
 
 @rule("index")
@@ -77,20 +96,64 @@ def other_tile_step(code: Code) -> Found:
     yield from code.like("16 * i", "8 * i")
     yield from code.like("8 * j", "16 * j")
     yield from code.like("8 * (j + odd)", "8 * j")
+    yield from code.like("16 * (i + odd)", "16 * i")
+    yield from code.like("scales_at + i * 32", "scales_at + i * 16")
+    yield from code.like("kTilesM * 8", "kTilesM * 16")
+    yield from code.like("kTilesM * 16", "kTilesM * 8")
+    yield from code.like("2 * part", "part")
 
 
 @rule("index")
 def halves_exchanged(code: Code) -> Found:
     """The lower eight rows of a product for the upper ones."""
     yield from code.like("8 * half", "8 * (1 - half)")
-    yield from code.like("ascale[e / 2]", "ascale[1 - e / 2]")
-    yield from code.like("{at[0], at[8]}", "{at[8], at[0]}")
+    yield from code.like("ascale[i][e / 2]", "ascale[i][1 - e / 2]")
+    yield from code.like("column_scale[e / 2]", "column_scale[1 - e / 2]")
+    yield from code.like(
+        "{either_half($$a), either_half($$b)}", "{either_half($$b), either_half($$a)}"
+    )
+    yield from code.like("smoothed[1], largest[1]", "smoothed[1], largest[0]")
+    yield from code.like("item / 2 * 8", "item % 2 * 8")
+    yield from code.like("e / 2 * 8", "e % 2 * 8")
+
+
+@rule("index")
+def matrices_exchanged(code: Code) -> Found:
+    """Matrices of one load taken for one another's: of k, of tiles, of groups."""
+    yield from code.like("2 * group + half % 2", "2 * group + half / 2")
+    yield from code.like("part / 2 * 2 + half / 2", "part / 2 * 2 + half % 2")
+    yield from code.like("first + ($$a ? half / 2 : $$b)", "first + ($$a ? half % 2 : $$b)")
+    yield from code.like("$$one ? e / 2 : part % 2", "$$one ? e % 2 : part % 2")
+    yield from code.like("[e % 2], word[e]", "[e / 2], word[e]")
+
+
+@rule("index")
+def half_in_front_forgotten(code: Code) -> Found:
+    """Row scales at an odd half read as if they began at a whole word, in every group or in one."""
+    yield from code.like("- in_front($$$a)", "")
+    yield from code.like("+ in_front($$$a)", "")
+    yield from code.like("(ptx::is_odd_half($$row) + $$groups) & 1", "ptx::is_odd_half($$row)")
+    yield from code.like("(ptx::is_odd_half($$row) + $$groups) & 1", "($$groups) & 1")
+    parity = "(operand.first + group * operand.odd) % 2"
+    yield from code.like(parity, "operand.first")
+    yield from code.like(parity, "group * operand.odd")
+    yield from code.like("2 * word - front", "2 * word")
+
+
+@rule("index")
+def last_half_of_another_row(code: Code) -> Found:
+    """The one half that cannot come in a word of two, of another row."""
+    yield from code.like("= *from;", "= *(from - 1);")
+    yield from code.like("kRowsAt + 4 * at) = *from;", "kRowsAt + 4 * at + 2) = *from;")
+    yield from code.like("word.half + 1 == tile.rows", "word.half + 2 == tile.rows")
 
 
 @rule("index")
 def pitch_in_codes(code: Code) -> Found:
     """Rows as many bytes apart as they have codes, which are two a byte."""
     yield from code.like("(k / 2)", "(k)")
+    yield from code.like("(n / 2)", "(n)")
+    yield from code.like("k / 2LL", "k / 1LL")
 
 
 @rule("index")
@@ -103,7 +166,12 @@ def other_pitch(code: Code) -> Found:
     )
     yield from code.like("static_cast<long long>(at) * n", "static_cast<long long>(at) * m")
     yield from code.like("static_cast<long long>(at) * r", "static_cast<long long>(at) * m")
-    yield from code.like("* m + at", "* r + at")
+    yield from code.like("* m + at", "* n + at")
+    yield from code.like("word.group * tile.m", "word.group * tile.n")
+    yield from code.like("tile.ascales, tile.m,", "tile.ascales, tile.n,")
+    yield from code.like("tile.wscales, tile.n,", "tile.wscales, tile.m,")
+    yield from code.like("move_on(cursor, tile.n)", "move_on(cursor, tile.m)")
+    yield from code.like("* x_row", "* k")
 
 
 @rule("index")
@@ -127,6 +195,12 @@ def step_of_the_pointer(code: Code) -> Found:
     yield from code.like("operand.codes += kPitch;", ";")
     yield from code.like("operand.scales += $$distance;", ";")
     yield from code.like("from += $$distance;", ";")
+    for name in ("down", "x_of", "smooth_of", "codes_of"):
+        yield from code.like(f"{name} += $$distance;", ";")
+    for name in ("codes", "scales"):
+        yield from code.like(f"cursor.{name} += $$distance;", ";")
+    yield from code.like("cursor.groups -= $$distance;", ";")
+    yield from code.like("move_on($$$a);", ";")
 
 
 @rule("index")
@@ -155,102 +229,16 @@ def operands_exchanged(code: Code) -> Found:
 def neighbours_exchanged(code: Code) -> Found:
     """Two neighbouring columns in one another's place."""
     yield from code.like("Float2{$$a, $$b}", "Float2{$$b, $$a}")
-    yield from code.like(".x : $$other.y", ".y : $$other.x")
-    yield from code.like("wcscales[column + e]", "wcscales[column]")
-    yield from code.like("bias[column + e]", "bias[column]")
-
-
-@rule("boundary")
-def one_too_many(code: Code) -> Found:
-    """A bound that lets one row, column or group too many pass."""
-    for extent in _EXTENTS:
-        yield from code.like(f"$at < {extent}", f"$at <= {extent}")
-    for extent in _ENDS:
-        yield from code.like(f"if ($$at >= {extent})", f"if ($$at > {extent})")
-
-
-@rule("boundary")
-def one_too_few(code: Code) -> Found:
-    """A bound that leaves the last row, column or group out."""
-    for extent in _EXTENTS:
-        yield from code.like(f"$at < {extent}", f"$at < {extent} - 1")
-    for extent in _ENDS:
-        yield from code.like(f"if ($$at >= {extent})", f"if ($$at >= {extent} - 1)")
-
-
-@rule("boundary")
-def drop_mask(code: Code) -> Found:
-    """Reads and writes past the end."""
-    for extent in ("m", "f.m", "f.n"):
-        yield from code.like(f"if ($at < {extent})", "if (true)")
-    yield from code.like("if ($$at) continue;", ";")
-
-
-@rule("boundary")
-def half_mask(code: Code) -> Found:
-    """A mask of rows without that of columns, or the other way round."""
-    yield from code.like("at < m && column < n", "at < m")
-    yield from code.like("at < m && column < n", "column < n")
-    yield from code.like("row + 8 * half < m && $$rest)", "row + 8 * half < m)")
-    yield from code.like("row + 8 * half < m && $$group < until", "$$group < until")
-    yield from code.like("operand.has_scales && group", "group")
-    yield from code.like("group < GROUPS && group < groups", "group < GROUPS")
-    yield from code.like("group < until && rank", "rank")
-    valid = "valid = $$row < operand.code_rows && $$chunk < groups;"
-    yield from code.like(valid, "valid = $$row < operand.code_rows;")
-    yield from code.like(valid, "valid = $$chunk < groups;")
-
-
-@rule("boundary")
-def copies_past_the_end(code: Code) -> Found:
-    """Asynchronous copies of what is not there, where zeros should be written."""
-    yield from code.like(
-        "ptx::copy_async($$to, $$from, valid)", "ptx::copy_async($$to, $$from, true)"
-    )
-
-
-@rule("boundary")
-def bound_of_other_axis(code: Code) -> Found:
-    """Columns held against the number of rows, or rows against that of columns."""
-    yield from code.like("column >= f.n", "column >= f.m")
-    yield from code.like("at >= f.m", "at >= f.n")
-    yield from code.like("column < f.n", "column < f.m")
-
-
-@rule("boundary")
-def shorter_loop(code: Code) -> Found:
-    """The last step left out."""
-    for name in _COUNTERS:
-        yield from code.like(f"; {name} < $$end;", f"; {name} < $$end - 1;")
-
-
-@rule("boundary")
-def drop_first_step(code: Code) -> Found:
-    """The first step left out."""
-    for name in sorted({*_COUNTERS} - {"rank"}):
-        yield from code.like(f"(int {name} = $$first; $$end; ++{name})",
-                             f"(int {name} = $$first + 1; $$end; ++{name})")  # fmt: skip
-    yield from code.like("int rank = 0;", "int rank = 16;")
-
-
-@rule("boundary")
-def whole_tiles_only(code: Code) -> Found:
-    """As many tiles, steps or shares as are full."""
-    yield from code.like("($$all + $$one - 1) / $$one", "($$all) / $$one")
-
-
-@rule("boundary")
-def share_past_the_end(code: Code) -> Found:
-    """The last share as long as the others, and the last band as high."""
-    yield from code.like("from + share < $end ? from + share : $end", "from + share")
-    yield from code.like("$$a < band ? $$a : band", "band")
+    yield from code.like("channel_of(f, column + 1)", "channel_of(f, column)")
+    yield from code.like("channel[e]", "channel[1 - e]")
+    yield from code.like("rows.scale[t][e % 2]", "rows.scale[t][1 - e % 2]")
+    yield from code.like("2 * (lane % 4) + e", "2 * (lane % 4) + 1 - e")
 
 
 RULES: Final = (
     *(other_lane, other_warp, other_thread, scale_of_the_neighbour, group_of_the_neighbour),
     *(swizzle_dropped, swizzle_of_another_row, other_tile_step, halves_exchanged),
+    *(matrices_exchanged, half_in_front_forgotten, last_half_of_another_row),
     *(pitch_in_codes, other_pitch, narrow_offset, other_band, step_of_the_pointer),
-    *(other_order_of_k, operands_exchanged, neighbours_exchanged, one_too_many, one_too_few),
-    *(drop_mask, half_mask, copies_past_the_end, bound_of_other_axis, shorter_loop),
-    *(drop_first_step, whole_tiles_only, share_past_the_end),
+    *(other_order_of_k, operands_exchanged, neighbours_exchanged),
 )

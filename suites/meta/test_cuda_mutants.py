@@ -36,9 +36,11 @@ REQUANTIZED = "svdq_gemm_w4a4_requantized.cuda"
 QUANTIZE = "svdq_quantize_w4a4_act_fuse_lora.cuda"
 FILES = {
     "kernels/svdq/cuda/activation.cuh": ACTIVATED,
+    "kernels/svdq/cuda/codes.cuh": GEMM,
     "kernels/svdq/cuda/encode.cuh": QUANTIZE,
     "kernels/svdq/cuda/gemm.cu": GEMM,
     "kernels/svdq/cuda/gemm_add_splits.cu": GEMM,
+    "kernels/svdq/cuda/gemm_short.cu": GEMM,
     "kernels/svdq/cuda/low_rank.cuh": GEMM,
     "kernels/svdq/cuda/quantize.cu": QUANTIZE,
     "kernels/svdq/cuda/quantize_add_splits.cu": QUANTIZE,
@@ -105,6 +107,8 @@ def test_there_are_many_of_every_family_and_some_of_synchronisation() -> None:
     assert {kernel for kernel, _ in counts} == set(FILES.values())
     wanted = [family for family in FAMILIES if family != "wrapper"]
     assert [(k, f) for k in (GEMM, QUANTIZE) for f in wanted if counts[k, f] < 10] == []
+    assert counts[REQUANTIZED, "synchronisation"] >= 10
+    assert counts[ACTIVATED, "arithmetic"] >= 10
     assert len({each.id for each in bundled()}) == len(bundled())
     assert 0.25 < sum(each.held_out for each in bundled()) / len(bundled()) < 0.42
 
@@ -120,9 +124,25 @@ def test_a_rule_whose_anchor_is_gone_is_named() -> None:
     texts = [each.source().replace("block_barrier", "wall") for each in device_files().values()]
     gone = [each.partition(": ") for each in cpp.idle(rules_cuda.RULES, texts)]
     assert {name for name, _, _ in gone} == {
-        *("barrier_removed", "vote_of_one", "fills_before_the_barrier")
+        *("barrier_removed", "vote_of_one", "barrier_of_fewer", "fills_before_the_barrier")
     }
     assert all("block_barrier" in pattern for _, _, pattern in gone)
+
+
+def test_every_barrier_and_wait_has_a_mutant_without_it() -> None:
+    removed = {
+        "ptx::block_barrier();": "barrier_removed",
+        "ptx::warp_barrier();": "warp_barrier_removed",
+        "ptx::cluster_barrier();": "cluster_barrier_removed",
+        "ptx::wait_for_previous();": "previous_not_waited_for",
+        "ptx::wait_batches<STAGES - 2>();": "never_waits",
+        "ptx::wait_batches<0>();": "last_wait_dropped",
+        "ptx::close_batch();": "batch_left_open",
+    }
+    texts = [each.source() for each in device_files().values()]
+    counts = Counter(each.rule for each in bundled())
+    for statement, rule in removed.items():
+        assert counts[rule] == sum(text.count(statement) for text in texts) > 0, rule
 
 
 def test_a_mutant_of_another_text_is_an_error() -> None:
@@ -177,10 +197,12 @@ def test_a_run_on_a_gpu_takes_them_for_the_kernels_own(tmp_path: Path) -> None:
 def real(module: str) -> Source:
     """A configuration that compiles a file."""
     if "/quantize" in module or "encode" in module:
-        defines = QUANTIZE_CONFIGS["m16k4"].defines(16, bf16=True)
+        defines = QUANTIZE_CONFIGS["m16k8_k4"].defines(16, bf16=True, clusters=True)
         return source_of("quantize.cu", "svdq_quantize_w4a4", defines)
-    defines = GEMM_TILES["m16n64"].defines("s8", act_unsigned=False, bf16=True)
-    return source_of("gemm.cu", "svdq_gemm_w4a4", defines)
+    short = "short" in module or "codes" in module
+    tile, file = ("m16n64", "gemm_short.cu") if short else ("m64n64", "gemm.cu")
+    defines = GEMM_TILES[tile].defines("s8", act_unsigned=False, bf16=True)
+    return source_of(file, f"svdq_gemm_w4a4{'_short' * short}", defines)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +210,11 @@ def real(module: str) -> Source:
     [
         ("kernels/svdq/cuda/gemm.cu", "fills_before_the_barrier"),
         ("kernels/svdq/cuda/low_rank.cuh", "low_rank_before_the_scale"),
+        ("kernels/svdq/cuda/gemm_short.cu", "warp_barrier_removed"),
+        ("kernels/svdq/cuda/gemm_short.cu", "fills_before_the_barrier"),
+        ("kernels/svdq/cuda/codes.cuh", "careful_path_for_the_others"),
         ("kernels/svdq/cuda/quantize.cu", "other_stage"),
+        ("kernels/svdq/cuda/quantize.cu", "cluster_barrier_removed"),
         ("kernels/svdq/cuda/encode.cuh", "extremum_of_floats"),
     ],
 )
@@ -277,7 +303,7 @@ def test_a_planted_text_reaches_what_a_launch_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("after", "told"),
-    [("split = oops;", "Began Uncompiled Concluded"), ("split = (1);", "Began Concluded")],
+    [("first = oops;", "Began Uncompiled Concluded"), ("first = (1);", "Began Concluded")],
     ids=["no program", "the same program"],
 )
 def test_a_child_runs_neither_what_does_not_compile_nor_what_is_the_same(
@@ -295,7 +321,7 @@ def test_a_child_runs_neither_what_does_not_compile_nor_what_is_the_same(
 
         (target,) = (t for t in targets("kernels") if t.path.name == "quantize_add_splits.cu")
         where = target.kernel, target.module, target.source()
-        says = dict(family="semantic", rule="by_hand", anchor="split = 1;", after={after!r})
+        says = dict(family="semantic", rule="by_hand", anchor="first = 1;", after={after!r})
         declared = ("references", "kernels")
         options = Options(targets=declared, arch="sm90", settings=Settings(), quick=True,
                           folder=Path(sys.argv[1]))
