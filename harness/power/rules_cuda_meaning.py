@@ -218,15 +218,14 @@ def other_share_of_a_sigmoid(code: Code) -> Found:
 
 @rule("semantic")
 def shift_out_of_place(code: Code) -> Found:
-    """The shift of unsigned codes on what the next low-rank product takes, or not rounded in."""
+    """The shift of unsigned codes on what the next low-rank product takes, or left out."""
     load = "ptx::load_matrices(a, a_at + 2 * k);"
     each = f"if (NEXT_UNSIGNED) each = {_SHIFTED.format('each')};"
     yield from code.like(load, f"{load} for (unsigned& each : a) {each}")
     yield from code.like(
         "column - col)) = two;", f"column - col)) = NEXT_UNSIGNED ? {_SHIFTED.format('two')} : two;"
     )
-    for name in ("NEXT_UNSIGNED", "kUnsigned"):
-        yield from code.like(f"if constexpr ({name})", "if constexpr (false)")
+    yield from code.like("if constexpr (NEXT_UNSIGNED)", "if constexpr (false)")
 
 
 @rule("semantic")

@@ -64,7 +64,7 @@ def other_constant(code: Code) -> Found:
     yield from code.like("kShift = 0.171875f", "kShift = 0.125f")
     yield from code.like("0x3f803f80u : 0x3c003c00u", "0x3c003c00u : 0x3f803f80u")
     yield from code.like("0x88888888u", "0x77777777u")
-    yield from code.like("kRoundBits * 0x11111111u", "kRoundBits * 0x01111111u")
+    yield from code.like("kRoundBits * 0x11111111u", "kRoundBits * 0x11111110u")
 
 
 @rule("arithmetic")
@@ -79,7 +79,7 @@ def other_coefficient(code: Code) -> Found:
 
 @rule("arithmetic")
 def drop_sign(code: Code) -> Found:
-    """A constant added that should be taken away."""
+    """A term added that should be taken away, or a power of the wrong sign."""
     yield from code.like("-kMagic", "kMagic")
     yield from code.like("-kRound", "kRound")
     yield from code.like("-divisor", "divisor")
@@ -237,8 +237,8 @@ def cuts_to_integer(code: Code) -> Found:
 RULES: Final = (
     *(drop_factor, drop_term, subtracts, forgets_the_sum, drop_divisor, multiplies),
     *(other_constant, other_coefficient, drop_sign, other_shift, other_mask, drop_absolute),
-    *(product_left_out,),
-    *(sums_begin_elsewhere, half_sum_fp16, half_sum_bf16, truncates, rounds_twice, reciprocal),
+    *(product_left_out, sums_begin_elsewhere),
+    *(half_sum_fp16, half_sum_bf16, truncates, rounds_twice, reciprocal),
     *(approximate_division, truncated_product, truncated_sum, low_part_dropped, coarse_factor),
     *(rounding_left_out, ties_up, cuts_to_integer),
 )
