@@ -14,7 +14,8 @@
 // bytes, in chunks of 16; chunk c of row r lies at place c ^ swizzle(r), so that the 8 rows of one
 // matrix load touch all 32 banks. Beside it lie the scales as they are in memory. Both come by
 // asynchronous copies, STAGES - 1 ahead: codes 16 bytes at once, scales 4, because their rows begin
-// at any multiple of 2 bytes; the half in front of an odd one is copied, too, and skipped.
+// at any multiple of 2 bytes; the half in front of an odd one is copied, too, and skipped. No word
+// that reaches behind the array is read.
 //
 // One ldmatrix of 16 rows x 32 bytes is at once the operand of m16n8k64 for 4-bit codes. PATH_S8,
 // for arches where 4-bit products are emulated (sm90 and later), spreads each word to two of bytes,
@@ -217,8 +218,8 @@ struct Operand {
   const unsigned char* codes;  // the thread's first chunk of the next step to start
   int code_rows;               // rows of its first chunk and below
   const unsigned char* scales;  // its word of the next step to start
-  int scale_bytes;              // of the word that are rows of the tile, or in front of them
-  unsigned mask;                // of the word: what is not in front
+  int halves;                   // of it that are rows of the tile, or in front of them
+  unsigned mask;                // of the word: what is rows of the tile
   int first;                    // whether a half lies in front, in group 0; it is so in all
   int odd;                      // groups, or in every other one
 };
@@ -239,9 +240,8 @@ SVDQ_INLINE Operand<kRows> operand_at(const unsigned char* codes, const unsigned
   operand.scales = reinterpret_cast<const unsigned char*>(
       scales + static_cast<long long>(step * GROUPS + group) * rows + row + 2 * word - front);
   const int present = rows - row < kRows ? rows - row : kRows;
-  const int halves = present + front - 2 * word;
-  operand.scale_bytes = group >= GROUPS || halves <= 0 ? 0 : halves == 1 ? 2 : 4;
-  operand.mask = word == 0 && front ? 0x7fff0000u : 0x7fff7fffu;
+  operand.halves = group >= GROUPS ? 0 : present + front - 2 * word;
+  operand.mask = word == 0 && front ? 0x7fff0000u : operand.halves == 1 ? 0x7fffu : 0x7fff7fffu;
   return operand;
 }
 
@@ -251,11 +251,26 @@ SVDQ_INLINE int first_half(const Operand<kRows>& operand, int group) {
   return group * 2 * Operand<kRows>::kWords + (operand.first + group * operand.odd) % 2;
 }
 
-// Starts the copies of the next step, with `groups` groups left, to rows at `codes` and `scales`;
-// what is outside of the matrix becomes zeros.
+// Starts the copy of the thread's word of scales, with `groups` groups left. Where the tile has but
+// one half of it, the other is whatever comes next in the array.
 template <int kRows>
-SVDQ_INLINE void bring(Operand<kRows>& operand, unsigned codes, unsigned scales, int groups, int k,
-                       int rows) {
+SVDQ_INLINE void bring_scales(const Operand<kRows>& operand, unsigned char* scales, int groups) {
+  const int group = ptx::thread() / Operand<kRows>::kWords;
+  if (group >= GROUPS) return;
+  unsigned char* to = scales + 4 * ptx::thread();
+  if (group == groups - 1 && operand.halves == 1) {  // nothing may come next
+    *reinterpret_cast<unsigned*>(to) = *reinterpret_cast<const unsigned short*>(operand.scales);
+  } else {
+    const bool valid = group < groups && operand.halves > 0;
+    ptx::copy_async_word(ptx::shared_address(to), operand.scales, valid ? 4 : 0);
+  }
+}
+
+// Starts the copies of the next step, with `groups` groups left, to rows at `codes` and `scales`;
+// what is outside of the matrix becomes zeros, or scales that nobody needs.
+template <int kRows>
+SVDQ_INLINE void bring(Operand<kRows>& operand, unsigned codes, unsigned char* scales, int groups,
+                       int k, int rows) {
   using Shape = Operand<kRows>;
   const int row = ptx::thread() / kChunks, chunk = ptx::thread() % kChunks;
   const unsigned place = codes + row * kPitch + ((chunk ^ swizzle(row)) * 16);
@@ -269,11 +284,7 @@ SVDQ_INLINE void bring(Operand<kRows>& operand, unsigned codes, unsigned scales,
     from += static_cast<long long>(Shape::kRowsAtOnce) * (k / 2);
   }
   operand.codes += kPitch;
-  if (ptx::thread() < GROUPS * Shape::kWords) {
-    const bool valid = ptx::thread() / Shape::kWords < groups;
-    ptx::copy_async_word(scales + 4 * ptx::thread(), operand.scales,
-                         valid ? operand.scale_bytes : 0);
-  }
+  bring_scales(operand, scales, groups);
   operand.scales += static_cast<long long>(GROUPS) * rows * 2;
 }
 
@@ -434,8 +445,9 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
     if (step < until) {
       const int left = groups - step * GROUPS;
       const unsigned at = base + stage * kStageBytes;
-      bring(acts, at, at + kCodeBytes, left, k, m);
-      bring(weights, at + BLOCK_M * kPitch, at + kColumnsAt, left, k, n);
+      unsigned char* scales = shared + stage * kStageBytes;
+      bring(acts, at, scales + kCodeBytes, left, k, m);
+      bring(weights, at + BLOCK_M * kPitch, scales + kColumnsAt, left, k, n);
     }
     ptx::close_batch();
   };
