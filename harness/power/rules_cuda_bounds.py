@@ -55,7 +55,7 @@ def drop_mask(code: Code) -> Found:
     yield from code.like("if ($$at) continue;", ";")
     yield from code.like("if (at >= m) return;", ";")
     yield from code.like("word.half + 1 == tile.rows", "false")
-    yield from code.like("halves == 1 ? 2 : 4", "4")
+    yield from code.like("group == groups - 1 && operand.halves == 1", "false")
     yield from code.like("kWhole || $$valid;", "true;")
 
 
@@ -69,8 +69,8 @@ def half_mask(code: Code) -> Found:
         yield from code.like(f"{one} && {other}", other)
     yield from code.like("at >= m || rank >= next.r", "at >= m")
     yield from code.like("at >= m || rank >= next.r", "rank >= next.r")
-    yield from code.like("group >= GROUPS || halves <= 0", "halves <= 0")
-    yield from code.like("group >= GROUPS || halves <= 0", "group >= GROUPS")
+    yield from code.like("group < groups && operand.halves > 0", "operand.halves > 0")
+    yield from code.like("group < groups && operand.halves > 0", "group < groups")
     yield from code.like("finisher < 0 || piece >= kPieces ||", "finisher < 0 ||")
     valid = "valid = $$row < operand.code_rows && $$chunk < groups;"
     yield from code.like(valid, "valid = $$row < operand.code_rows;")
@@ -83,7 +83,7 @@ def copies_past_the_end(code: Code) -> Found:
     yield from code.like(
         "ptx::copy_async($$to, $$from, valid)", "ptx::copy_async($$to, $$from, true)"
     )
-    yield from code.like("valid ? operand.scale_bytes : 0", "operand.scale_bytes")
+    yield from code.like("valid ? 4 : 0", "4")
     yield from code.like("there[1] && present", "present")
     yield from code.like("bring_codes<BLOCK_M, false>", "bring_codes<BLOCK_M, true>")
     yield from code.like("bring_codes<BLOCK_N, false>", "bring_codes<BLOCK_N, true>")
