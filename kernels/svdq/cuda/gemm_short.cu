@@ -65,8 +65,8 @@ struct Tile {
   int m, n, k;
 };
 
-// Whether a half lies in front of a step's row scales in their first word; of the step's first
-// group or its second one. It is the same in every step, because a step is an even number of groups.
+// Whether a half lies in front of the row scales of a step's `group` in their first word. It is the
+// same in every step, because a step is an even number of groups.
 SVDQ_INLINE int in_front(const Tile& tile, int group) {
   return (ptx::is_odd_half(tile.ascales) + group * tile.m) & 1;
 }
