@@ -318,14 +318,12 @@ def compile_launch(launch: Launch, arch: str, *, folder: Path | None = None) -> 
 
 
 def _launch_config(core: Any, launch: Launch) -> Any:
-    options = launch.options
+    options, cluster = launch.options, launch.options["cluster"]
     # cuda-core counts a grid in clusters.
-    grid = [
-        whole // part for whole, part in zip_longest(launch.grid, options["cluster"], fillvalue=1)
-    ]
+    clusters = zip_longest(launch.grid, cluster, fillvalue=1)
     return core.LaunchConfig(
-        grid=tuple(grid[:3]) if math.prod(options["cluster"]) > 1 else launch.grid,
-        cluster=options["cluster"] if math.prod(options["cluster"]) > 1 else None,
+        grid=tuple(whole // part for whole, part in clusters),
+        cluster=cluster if math.prod(cluster) > 1 else None,
         block=options["block"],
         shmem_size=options["shared_bytes"],
         programmatic_stream_serialization=options["overlaps"],

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from harness.power.cpp import Found
 
 _MULTIPLY_ADD: Final = "ptx::multiply_add($$a, $$b, $$c)"
-_SUMS: Final = (_MULTIPLY_ADD, "ptx::add($$a, $$b)")
+_SUMS: Final = (("return", _MULTIPLY_ADD), ("=", "ptx::add($$a, $$b)"))
 _KEPT_BITS: Final = "ptx::as_float(ptx::as_bits({}) & 0xffffe000u)"  # 10 of fp32's 23
 
 
@@ -136,16 +136,17 @@ def sums_begin_elsewhere(code: Code) -> Found:
 @rule("precision")
 def half_sum_fp16(code: Code) -> Found:
     """Sums kept in fp16."""
-    for each in _SUMS:
-        yield from code.like(f"= {each};", f"= ptx::from_fp16(ptx::to_fp16({each}));")
+    for before, each in _SUMS:
+        rounded = f"ptx::from_fp16(ptx::to_fp16({each}))"
+        yield from code.like(f"{before} {each};", f"{before} {rounded};")
 
 
 @rule("precision")
 def half_sum_bf16(code: Code) -> Found:
     """Sums kept in bf16."""
-    for each in _SUMS:
-        rounded = f"static_cast<unsigned>(ptx::to_bf16({each})) << 16"
-        yield from code.like(f"= {each};", f"= ptx::as_float({rounded});")
+    for before, each in _SUMS:
+        rounded = f"ptx::as_float(static_cast<unsigned>(ptx::to_bf16({each})) << 16)"
+        yield from code.like(f"{before} {each};", f"{before} {rounded};")
 
 
 @rule("precision")

@@ -183,8 +183,8 @@ GEMM_CONFIGS: Final = {
 }
 
 
-# What requantize.cuh can end: the block has its tile's y whole, in one piece, in groups of 64.
-# Tilings of gemm.cu alone, whose warps may share k: what quantizes y has all of it in one block.
+# Of gemm.cu, ended by requantize.cuh: a block has all of its tile's y, in groups of 64. Warps may
+# share k, blocks not.
 # fmt: off
 REQUANTIZE_TILES: Final = {
     "m16n64": GemmTile(block_m=16, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=6, band=1),  # noqa: E501

@@ -27,6 +27,7 @@ from kernels.svdq.cuda_policy import (
     QUANTIZE_CONFIGS,
     choose_gemm,
     choose_quantize,
+    has_clusters,
 )
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
 from kernels.svdq.cuda_sources import source
@@ -195,14 +196,14 @@ def measure(made: Layers, device: torch.device, fastest: float) -> None:
     m, n, k = made.m, made.n, made.k
     ours, theirs = in_turns([made.whole(), made.dense()], device)
     quantizer, gemm = in_turns([made.quantizers(None), made.gemms(None)], device)
-    count = devices.multiprocessors(device)
+    count, clusters = devices.multiprocessors(device), has_clusters(devices.arch_of(device))
     print(
         f"  M={m}, N={n}, K={k}: {1e6 * ours:.1f} us, bf16 {1e6 * theirs:.1f} us: "
         f"{theirs / ours:.2f} x; {2e-12 * m * n * k / ours:.0f} TOPS, "
         f"{2 * m * n * k / ours / fastest:.0%} of the peak, "
         f"{1e-12 * n * k / 2 / ours:.2f} TB/s of weights\n"
         f"    of it the quantizer {1e6 * quantizer:.1f} us "
-        f"({choose_quantize(m, k, RANK, count, clusters=True)[0]}), "
+        f"({choose_quantize(m, k, RANK, count, clusters=clusters)[0]}), "
         f"the GEMM {1e6 * gemm:.1f} us ({choose_gemm(m, n, k, count)[0]})",
         flush=True,
     )

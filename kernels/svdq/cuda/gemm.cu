@@ -17,27 +17,12 @@
 // at any multiple of 2 bytes; the half in front of an odd one is copied, too, and skipped. No word
 // that reaches behind the array is read.
 //
-// One ldmatrix of 16 rows x 32 bytes is at once the operand of m16n8k64 for 4-bit codes. PATH_S8,
-// for arches where 4-bit products are emulated (sm90 and later), spreads each word to two of bytes,
-// the low nibbles and the high ones, 16 times too large, because a nibble is cheapest to
-// sign-extend by leaving it in the upper half of a byte; two m16n8k32 then replace one m16n8k64,
-// with the even k in one and the odd k in the other. A sum does not care in which order k comes.
-//
-// Order of operations, a group g of 64: the integer sum is exact, and its accumulator starts at the
-// bits of kMagic, so that read as a float it is kMagic + sum: converting integers costs nothing.
-// kMagic is 1.5 * 2^23 / (scale of the spread codes), so their factor of 256 or 16 vanishes too.
-// Then
-//   row = fma(total, ascale, -kMagic * ascale)   which is exactly ascale * sum (24 bits at most),
-//   acc = fma(row, wscale, acc)    one rounding a group, as for acc + sum * (as * ws).
-// -kMagic * ascale is not finite if ascale is not, or is a bf16 beyond some 2^104: such a block
-// falls back, from then on, to acc = fma(total - kMagic, ascale * wscale, acc). The rest is in
-// low_rank.cuh, or in EPILOGUE, which is requantize.cuh: there y becomes the next layer's codes.
+// codes.cuh tells how codes become operands, and the order of operations in a group; a block that
+// has met a row scale for careful sums makes them from then on. One ldmatrix of 16 rows x 32 bytes
+// is at once the operand of m16n8k64 for 4-bit codes. The rest is in low_rank.cuh, or in EPILOGUE,
+// which is requantize.cuh: there y becomes the next layer's codes.
 
-#include "low_rank.cuh"
-
-#ifndef PATH_S8
-#error "define what GemmTile.defines gives: PATH_S8, UNSIGNED, BF16, BLOCK_M and the rest"
-#endif
+#include "codes.cuh"
 
 #ifdef EPILOGUE
 #include EPILOGUE
@@ -47,7 +32,6 @@
 
 namespace {
 
-constexpr int kGroupBytes = 32;  // of a row: 64 codes
 constexpr int kThreads = 32 * WARPS_M * WARPS_N * WARPS_K;
 constexpr int kTilesM = BLOCK_M / WARPS_M / 16;  // products that a warp has in a column of its tile
 constexpr int kTilesN = BLOCK_N / WARPS_N / 8;
@@ -58,16 +42,6 @@ template <int kRows>
 constexpr int kScaleBytes = GROUPS * (kRows / 2 + 1) * 4;
 constexpr int kColumnsAt = kCodeBytes + kScaleBytes<BLOCK_M>;  // of a stage
 constexpr int kStageBytes = (kColumnsAt + kScaleBytes<BLOCK_N> + 15) / 16 * 16;
-constexpr int kWaves = PATH_S8 ? 2 : 1;  // products that make one group
-
-// How many times the integers exceed the sum of codes: 16 for each operand of signed bytes.
-constexpr float kFactor = !PATH_S8 ? 1.0f : UNSIGNED ? 16.0f : 256.0f;
-// Its last bit is 1 / kFactor, with room for +-2^22 of them.
-constexpr float kMagic = 1.5f * 8388608.0f / kFactor;
-constexpr int kMagicBits = !PATH_S8 ? 0x4B400000 : UNSIGNED ? 0x49400000 : 0x47400000;
-
-// Row scales from here on, as bits without a sign, may make -kMagic * ascale infinite.
-constexpr unsigned kCareful = !BF16 ? 0x7c00u : (!PATH_S8 ? 231u : UNSIGNED ? 235u : 239u) << 7;
 
 static_assert(kTilesM * WARPS_M * 16 == BLOCK_M, "BLOCK_M is not whole m16 tiles of the warps");
 static_assert(kTilesN * WARPS_N * 8 == BLOCK_N, "BLOCK_N is not whole n8 tiles of the warps");
@@ -92,39 +66,7 @@ static_assert(kTilesM % kPieceM == 0 && kTilesN % kPieceN == 0, "pieces must fil
 // The place in its row at which a chunk of row `row` lies, given as what to exclusive-or it with.
 SVDQ_INLINE int swizzle(int row) { return (row / (8 / kChunks)) % kChunks; }
 
-// One word of 8 codes as the `kWaves` words that products take.
-SVDQ_INLINE void spread(unsigned (&wide)[kWaves], unsigned word, bool is_unsigned) {
-  if constexpr (!PATH_S8) {
-    wide[0] = word;
-  } else if (is_unsigned) {
-    wide[0] = word & 0x0f0f0f0fu;
-    wide[kWaves - 1] = (word >> 4) & 0x0f0f0f0fu;
-  } else {
-    wide[0] = (word << 4) & 0xf0f0f0f0u;
-    wide[kWaves - 1] = word & 0xf0f0f0f0u;
-  }
-}
-
-// total = kMagicBits + the sum of products of codes.
-SVDQ_INLINE void multiply_codes(int (&total)[4], const unsigned (&a)[kWaves][4],
-                                const unsigned (&b)[2][kWaves]) {
-  if constexpr (PATH_S8) {
-    ptx::product_s8_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
-    ptx::product_s8(total, a[kWaves - 1], b[0][kWaves - 1], b[1][kWaves - 1]);
-  } else if constexpr (UNSIGNED) {
-    ptx::product_u4_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
-  } else {
-    ptx::product_s4_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
-  }
-}
-
 using Sums = float[kTilesM][kTilesN][4];
-
-// The scale of a row, and what the row's sums are too large by: see above.
-SVDQ_INLINE Float2 row_scale(unsigned short bits) {
-  const float scale = from_half(bits, BF16);
-  return Float2{scale, ptx::multiply(scale, -kMagic)};
-}
 
 // acc += the products of one group, by one warp. `codes` is the address of the stage's codes;
 // `ascales` and `wscales` are the group's, of the warp's first row and column.
@@ -188,15 +130,8 @@ SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const unsigned short* asca
         multiply_codes(total, a[i], b[odd]);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const float value = ptx::as_float(static_cast<unsigned>(total[e]));
-          const Float2 rows = ascale[i][e / 2];
-          const float column = wscale[odd][e % 2];
           float& sum = acc[i][j + odd][e];
-          if constexpr (kPlain) {
-            sum = ptx::multiply_add(ptx::multiply_add(value, rows.x, rows.y), column, sum);
-          } else {
-            sum = ptx::multiply_add(ptx::add(value, -kMagic), ptx::multiply(rows.x, column), sum);
-          }
+          sum = add_scaled<kPlain>(total[e], ascale[i][e / 2], wscale[odd][e % 2], sum);
         }
       }
     }
