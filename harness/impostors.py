@@ -126,6 +126,8 @@ def _constant(value: Tensor) -> Tensor:
 
 
 def _negated(value: Tensor) -> Tensor:
+    if value.is_floating_point():  # by way of float32: torch negates no float8
+        return value.float().neg().to(value.dtype) if value.itemsize == 1 else -value
     return ~value if value.dtype is torch.bool else -value
 
 

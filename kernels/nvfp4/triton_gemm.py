@@ -36,6 +36,7 @@ from kernels.nvfp4.domain import ARCH, BLOCK
 from kernels.nvfp4.gemm_arguments import check_gemm
 from kernels.nvfp4.scale_layout import COLUMNS, ROWS
 
+MAX_REGISTERS: Final = 255  # left to itself, ptxas spills at 128 for two blocks a multiprocessor
 _OCTETS = tl.constexpr(BLOCK // 2)  # bytes of codes that share a scale
 _ROWS = tl.constexpr(ROWS)
 _COLUMNS = tl.constexpr(COLUMNS)
@@ -55,12 +56,13 @@ class Config:
     num_stages: int
 
 
+# A step of 64 along k: with 128, tiles of 64 rows spill on all but sm90.
 CONFIGS: Final = {
-    "m16n32": Config(block_m=16, block_n=32, block_k=256, band=1, num_warps=4, num_stages=4),
-    "m16n128": Config(block_m=16, block_n=128, block_k=128, band=1, num_warps=4, num_stages=4),
-    "m64n64": Config(block_m=64, block_n=64, block_k=128, band=8, num_warps=4, num_stages=3),
-    "m64n128": Config(block_m=64, block_n=128, block_k=128, band=8, num_warps=8, num_stages=3),
-    "m128n128": Config(block_m=128, block_n=128, block_k=64, band=8, num_warps=8, num_stages=3),
+    "m16n32": Config(block_m=16, block_n=32, block_k=128, band=1, num_warps=4, num_stages=4),
+    "m16n128": Config(block_m=16, block_n=128, block_k=64, band=1, num_warps=4, num_stages=4),
+    "m64n64": Config(block_m=64, block_n=64, block_k=64, band=8, num_warps=4, num_stages=4),
+    "m64n128": Config(block_m=64, block_n=128, block_k=64, band=8, num_warps=8, num_stages=4),
+    "m128n64": Config(block_m=128, block_n=64, block_k=64, band=8, num_warps=8, num_stages=4),
 }
 
 
@@ -70,12 +72,12 @@ def choose_config(m: int, n: int) -> tuple[str, str]:
         return "m16n32", f"m={m} fits one tile row; n={n} needs narrow tiles to occupy the GPU"
     if m <= 16:
         return "m16n128", f"m={m} fits one tile row and n={n} makes enough tiles of 128"
-    tiles = triton.cdiv(m, 128) * triton.cdiv(n, 128)
-    if tiles >= 256:
-        return "m128n128", f"m={m}, n={n} make {tiles} tiles of 128x128, a wave of any GPU"
+    tiles = triton.cdiv(m, 128) * triton.cdiv(n, 64)
+    if tiles >= 512:
+        return "m128n64", f"m={m}, n={n} make {tiles} tiles of 128x64, two waves of any GPU"
     if n >= 4096:
         return "m64n128", f"m={m} is short and n={n} wide: a tile row of 64, weights 128 at a time"
-    return "m64n64", f"m={m}, n={n} make only {tiles} tiles of 128x128; smaller ones fill the GPU"
+    return "m64n64", f"m={m}, n={n} make only {tiles} tiles of 128x64; smaller ones fill the GPU"
 
 
 @triton.jit
@@ -126,7 +128,7 @@ def _gemm_kernel(
     y,
     m,
     n,
-    k,
+    octets,
     wide,
     codes_row,
     codes_col,
@@ -157,16 +159,15 @@ def _gemm_kernel(
     ascales_ptrs = ascales + _places(rows, wide)[:, None] + in_tile[None, :]
     wscales_ptrs = wscales + _places(cols, wide)[:, None] + in_tile[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for start in range(0, k, BLOCK_K):
+    for start in range(0, octets, BLOCK_K // 2):
         at = tl.cast(start, tl.int64)
-        lane_ok = (lanes * 2 < k - at)[None, :]
-        block_ok = (blocks * (_OCTETS * 2) < k - at)[None, :]
-        acts = tl.load(codes_ptrs + at // 2 * codes_col, mask=row_ok[:, None] & lane_ok, other=0)
-        weights = tl.load(
-            wcodes_ptrs + at // 2 * wcodes_col, mask=col_ok[:, None] & lane_ok, other=0
-        )
-        # A step begins at a multiple of 64 along k, which is a tile of 128 rows of scales.
-        step = at * (_ROWS // (_OCTETS * 2))
+        # Compared as they are, so that the compiler sees how far a mask is constant.
+        lane_ok = (lanes < octets - at)[None, :]
+        block_ok = (blocks < (octets - at) // _OCTETS)[None, :]
+        acts = tl.load(codes_ptrs + at * codes_col, mask=row_ok[:, None] & lane_ok, other=0)
+        weights = tl.load(wcodes_ptrs + at * wcodes_col, mask=col_ok[:, None] & lane_ok, other=0)
+        # A step begins at a multiple of 4 blocks, which is where a tile of scales begins.
+        step = at // (_OCTETS * _COLUMNS) * (_ROWS * _COLUMNS)
         ascale = tl.load(ascales_ptrs + step, mask=row_ok[:, None] & block_ok, other=0)
         wscale = tl.load(wscales_ptrs + step, mask=col_ok[:, None] & block_ok, other=0)
         ascale = _decode_scales(ascale)
@@ -196,7 +197,7 @@ def _nvfp4_gemm(
 ) -> Tensor:
     check_gemm(codes, wcodes, ascales, wscales, alpha, bias, out_dtype, config, configs=CONFIGS)
     device.require_arch(codes.device, ARCH)
-    m, n, k = codes.shape[0], wcodes.shape[0], codes.shape[1] * 2
+    m, n, octets = codes.shape[0], wcodes.shape[0], codes.shape[1]
     y = torch.empty((m, n), dtype=out_dtype, device=codes.device)
     if m == 0:
         return y
@@ -213,7 +214,7 @@ def _nvfp4_gemm(
             y,
             m,
             n,
-            k,
+            octets,
             ascales.shape[1],
             *codes.stride(),
             *wcodes.stride(),
@@ -226,6 +227,7 @@ def _nvfp4_gemm(
             num_warps=tiling.num_warps,
             num_stages=tiling.num_stages,
             enable_fp_fusion=True,
+            maxnreg=MAX_REGISTERS,
         )
     return y
 
