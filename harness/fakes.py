@@ -92,8 +92,8 @@ def check_opcheck(op: Op, kernel: Kernel, case: Case, device: torch.device) -> s
 def _asked(args: Sequence[object]) -> tuple[str, ...]:
     """The checks of opcheck that can be made of a call with these arguments.
 
-    ``test_schema`` looks for undeclared mutations and aliases by ``torch.allclose``, which no float8
-    has: there `check_case` alone, which compares bytes, asks for both.
+    ``test_schema`` looks for undeclared mutations and aliases by ``torch.allclose``, which no
+    float8 has: there `check_case` alone, which compares bytes, asks for both.
     """
     tensors = [value for value in args if isinstance(value, Tensor)]
     if any(value.is_floating_point() and value.itemsize == 1 for value in tensors):

@@ -129,7 +129,7 @@ def _mismatches(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]
 
 
 def _is_of_another_size(op: Op, sizes: dict[str, int], name: str, shape: tuple[int, ...]) -> bool:
-    """Whether ``name`` in that shape, all else as at ``sizes``, is a legal call one size further."""
+    """Whether ``name`` in that shape, all else as at ``sizes``, is a legal call of other sizes."""
     wanted = _shapes(op, sizes) | {name: shape}
     larger = ({**sizes, axis: value + 1} for axis, value in sizes.items())
     return any(not op.domain.refusals(s) and _shapes(op, s) == wanted for s in larger)
