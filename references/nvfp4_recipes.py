@@ -4,7 +4,8 @@ A step is taken in float64 and rounded to fp32: the product of two fp32 numbers 
 and their quotient is never so near a tie that rounding twice would show. No step depends on how a
 device divides by a constant (torch multiplies by the reciprocal on a GPU, and divides on a CPU).
 
-Their scales differ in about 1 block of 1,000, by one step of E4M3. Read in snapshots of 2026-08.
+Their scales differ by one step of E4M3, where a block's maximum lies on a midpoint: on Gaussian
+bf16 data in none to 5 % of the blocks, by the global scale. Read in snapshots of 2026-08.
 """
 
 from __future__ import annotations

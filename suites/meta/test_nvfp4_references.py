@@ -1,4 +1,4 @@
-"""NVFP4's references against other implementations: of the formats, of the recipes, of the layout."""
+"""NVFP4's references against other implementations of the formats, recipes and layout."""
 
 from __future__ import annotations
 
@@ -156,14 +156,15 @@ def test_each_recipe_has_its_own_treatment_of_small_blocks() -> None:
 
 
 def test_recipes_differ_by_one_step_in_few_scales() -> None:
+    """At this amax, multiples of 7/32 lie on midpoints of E4M3: roundings before them decide."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2048, 2048, generator=generator).bfloat16().double()
-    encode = 2688 / x.abs().amax().float().reshape(1)
+    x = torch.randn(1024, 2048, generator=generator).bfloat16().double()
+    encode = torch.tensor([2688 / 4.375])
     scales = {name: recipe(x, _scale_for(name, encode))[1] for name, recipe in RECIPES.items()}
     for name in ("te", "torchao"):
         steps = _steps(scales[name]) - _steps(scales["vllm"])
         assert int(steps.abs().max()) == 1, name
-        assert 0 < float((steps != 0).double().mean()) < 0.002, name
+        assert 0.001 < float((steps != 0).double().mean()) < 0.03, name
 
 
 def _scale_for(recipe: str, encode: Tensor) -> Tensor:
@@ -192,12 +193,8 @@ def test_scales_are_laid_out_as_the_reference_has_it_and_back(
     octets = torch.randint(1, 256, (*batch, *shape), generator=generator, dtype=torch.uint8)
     made = swizzle_scales(octets.view(torch.float8_e4m3fn))
     assert made.shape == (*batch, *padded_shape(*shape))
-    parts = zip(
-        made.view(torch.uint8).reshape(-1, *padded_shape(*shape)),
-        octets.reshape(-1, *shape),
-        strict=True,
-    )
-    for actual, given in parts if octets.numel() else ():
+    parts = made.view(torch.uint8).flatten(0, -3) if batch else made.view(torch.uint8)[None]
+    for actual, given in zip(parts, octets.view(len(parts), *shape), strict=True):
         assert torch.equal(actual, swizzled(given))  # zero where it is padded
         assert torch.equal(linear(actual, *shape), given)
     back = unswizzle_scales(made, *shape)
