@@ -92,5 +92,5 @@ def nvfp4_gemm(
 
 
 def _dequantized(codes: Tensor, scales: Tensor) -> Tensor:
-    values = decode_e2m1(codes).unflatten(1, (-1, BLOCK))
+    values: Tensor = decode_e2m1(codes).unflatten(1, (-1, BLOCK))
     return (values * linear(scales, *values.shape[:2]).unsqueeze(2)).flatten(1)

@@ -58,7 +58,7 @@ def _small_scales(
         return None
     values = torch.rand(shape, generator=generator) * _signs(shape, generator)
     exponents = torch.randint(-13, -2, _blocks(shape), generator=generator)
-    return (values.unflatten(1, (-1, BLOCK)) * 2.0 ** exponents.unsqueeze(2)).flatten(1)
+    return _times(values, 2.0**exponents)
 
 
 def _blocks(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -71,9 +71,15 @@ def _signs(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 def _in_blocks(values: Tensor, largest: Tensor) -> Tensor:
     """``values`` times a factor a block, one of each block being 6."""
-    grouped = values.unflatten(1, (-1, BLOCK)).clone()
-    grouped[:, :, 3] = 6.0
-    return (grouped * largest.unsqueeze(2)).flatten(1)
+    reaching = values.clone()
+    reaching[:, 3::BLOCK] = 6.0
+    return _times(reaching, largest)
+
+
+def _times(values: Tensor, factors: Tensor) -> Tensor:
+    """``values`` times a factor a block."""
+    grouped: Tensor = values.unflatten(1, (-1, BLOCK))
+    return (grouped * factors.unsqueeze(2)).flatten(1)
 
 
 @op(

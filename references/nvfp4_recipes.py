@@ -76,10 +76,15 @@ def _sixth() -> float:
     return float(torch.tensor(1 / E2M1_MAX, dtype=torch.float32))
 
 
+def _blocks(x: Tensor) -> Tensor:
+    grouped: Tensor = x.double().unflatten(1, (-1, BLOCK))
+    return grouped
+
+
 def _amax(x: Tensor) -> Tensor:
-    return x.double().unflatten(1, (-1, BLOCK)).abs().amax(dim=2)
+    return _blocks(x).abs().amax(dim=2)
 
 
 def _codes(x: Tensor, multiplier: Tensor) -> Tensor:
-    scaled = _f32(x.double().unflatten(1, (-1, BLOCK)) * multiplier.unsqueeze(2))
+    scaled = _f32(_blocks(x) * multiplier.unsqueeze(2))
     return encode_e2m1(scaled.flatten(1))

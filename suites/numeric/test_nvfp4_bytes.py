@@ -35,10 +35,10 @@ def gemm(
     config: str | None = None,
 ) -> Tensor:
     """The product on the device, of scales in the layout 128x4."""
-    alpha = torch.ones(1, device=device)
-    operands = (t.to(device) for t in (codes, wcodes, ascales, wscales))
+    operands = (codes, wcodes, ascales, wscales, torch.ones(1))
+    c, w, a_scales, w_scales, alpha = (tensor.to(device) for tensor in operands)
     with emulate():
-        y = nvfp4_gemm(*operands, alpha, out_dtype=out_dtype, config=config)
+        y = nvfp4_gemm(c, w, a_scales, w_scales, alpha, out_dtype=out_dtype, config=config)
     return y.cpu()
 
 
