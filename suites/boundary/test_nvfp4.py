@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness import device
 from harness.launches import capture_launches
+from kernels.nvfp4.domain import MAX_M
 from kernels.nvfp4.scale_layout import padded_shape, swizzle_scales
 from kernels.nvfp4.triton_gemm import nvfp4_gemm
 from kernels.nvfp4.triton_quantize import nvfp4_quantize
@@ -61,6 +63,16 @@ GEMM: dict[str, Refusal] = {
         "k=94 is not a multiple of 32",
     ),
     "no k": (operands(k=0), ValueError, r"k=0 is outside 32\.\.65536"),
+    "codes of three axes": (
+        {"codes": octets(1, 5, 48)},
+        ValueError,
+        r"codes has shape \[1, 5, 48\], of rank 3; reshape it to \[m, k/2\]",
+    ),
+    "m beyond the last": (
+        {"codes": octets(1, 48).expand(MAX_M + 1, -1)},
+        ValueError,
+        r"m=1048577 is outside 0\.\.1048576; split",
+    ),
     "n of 12": (operands(n=12), ValueError, "n=12 is not a multiple of 8"),
     "operands of two k": (
         {"wcodes": octets(16, 32), "wscales": scales(16, 64)},
@@ -152,7 +164,7 @@ GEMM: dict[str, Refusal] = {
         ValueError,
         "config='m1n1' is unknown; use None or one of m16n32",
     ),
-    "operands of two devices": (
+    "an operand without data": (
         {"bias": torch.zeros(16, dtype=torch.bfloat16, device="meta")},
         ValueError,
         "bias is on device 'meta'",
@@ -162,6 +174,11 @@ QUANTIZE: dict[str, Refusal] = {
     "k of 48": (activations(k=48), ValueError, "k=48 is not a multiple of 32"),
     "odd k": (activations(k=95), ValueError, "k=95 is not a multiple of 32"),
     "no k": (activations(k=0), ValueError, r"k=0 is outside 32\.\.65536"),
+    "m beyond the last": (
+        {"x": torch.zeros(1, 96).half().expand(MAX_M + 1, -1)},
+        ValueError,
+        r"m=1048577 is outside 0\.\.1048576; split",
+    ),
     "x of float32": (
         {"x": torch.zeros(5, 96)},
         TypeError,
@@ -214,6 +231,21 @@ def test_the_gemm_refuses(name: str) -> None:
 @pytest.mark.parametrize("name", QUANTIZE)
 def test_the_quantizer_refuses(name: str) -> None:
     check(nvfp4_quantize, activations(), QUANTIZE[name])
+
+
+@pytest.mark.parametrize(
+    ("call", "legal", "moved"),
+    [(nvfp4_gemm, operands, name) for name in operands() if name != "codes"]
+    + [(nvfp4_quantize, activations, "global_encode_scale")],
+)
+def test_tensors_of_two_devices_are_refused(
+    call: Callable[..., object], legal: Callable[[], dict[str, Any]], moved: str
+) -> None:
+    with FakeTensorMode():
+        given = legal()
+        given[moved] = given[moved].to("cuda:0")
+        with pytest.raises(ValueError, match=rf"{moved} is on device 'cuda:0' and "):
+            call(**given)
 
 
 def test_scales_that_need_no_padding_are_taken_as_laid_out() -> None:
