@@ -113,6 +113,21 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "a negative NaN": ({"weight_scale": scales_with(0xFF)}, ValueError, "NaN or negative"),
     "a negative scale": ({"weight_scale": scales_with(0xB8)}, ValueError, "NaN or negative"),
+    "codes of int8": (
+        {"weight_packed": parts()[0].view(torch.int8)},
+        TypeError,
+        "weight_packed.dtype=torch.int8 is not supported",
+    ),
+    "codes in one row": (
+        {"weight_packed": parts()[0].flatten()},
+        ValueError,
+        r"weight_packed has shape \[1920\], of rank 1; reshape it to \[out, in/2\]",
+    ),
+    "k of 80": (
+        {"weight_packed": parts()[0][:, :40], "weight_scale": parts()[1][:, :5]},
+        ValueError,
+        "in_features=80 is not a multiple of 32",
+    ),
     "scales of bytes": (
         {"weight_scale": parts()[1].view(torch.uint8)},
         TypeError,

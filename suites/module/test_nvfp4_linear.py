@@ -230,6 +230,13 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         r"bias has shape \(8,\); it must be \(40,\)",
     ),
+    "rank": (
+        lambda: NVFP4Linear.from_state_dict(
+            exact_state(40, 96, torch.float16) | {"weight_codes": torch.zeros(8).byte()}
+        ),
+        ValueError,
+        r"weight_codes has shape \[8\], of rank 1; reshape it to \[out, in/2\]",
+    ),
     "x": (
         lambda: NVFP4Linear(32, 8)(torch.zeros(2, 64).half()),
         ValueError,
