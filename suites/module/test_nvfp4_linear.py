@@ -218,6 +218,13 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "linear.weight has 1 elements that are not finite",
     ),
+    "a sample with a NaN": (
+        lambda: NVFP4Linear.from_linear(
+            dense(8, 32, torch.float16), activations=torch.tensor([1.0, torch.nan])
+        ),
+        ValueError,
+        "activations has 1 elements that are not finite",
+    ),
     "keys": (
         lambda: NVFP4Linear.from_state_dict({"weight": torch.zeros(8, 16)}),
         ValueError,
