@@ -49,6 +49,20 @@ def _scale_ties(
     return _in_blocks(values, largest)
 
 
+def _recipe_ties(
+    name: str, role: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
+) -> Tensor:
+    """Block maxima whose scale is nearly a midpoint of E4M3: the order of products decides."""
+    del name, dtype
+    if role == "scale":
+        return torch.full(shape, 2688 / 4.375)
+    blocks = _blocks(shape)
+    odd = 2 * torch.randint(8, 16, blocks, generator=generator) + 1
+    largest = 5 * odd / 32 * 2.0 ** torch.randint(-8, 1, blocks, generator=generator)
+    values = torch.randint(-5, 6, shape, generator=generator).float()
+    return _in_blocks(values, largest / 6)
+
+
 def _small_scales(
     name: str, role: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
 ) -> Tensor | None:
@@ -97,6 +111,7 @@ def _times(values: Tensor, factors: Tensor) -> Tensor:
     families={
         "ties": Family(make=_ties),
         "scale_ties": Family(make=_scale_ties),
+        "recipe_ties": Family(make=_recipe_ties),
         "small_scales": Family(make=_small_scales),
     },
     independent=("m",),
