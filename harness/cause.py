@@ -144,9 +144,10 @@ def _facts(sample: _Wrong) -> Iterator[_Hypothesis]:
     """What can be read off the values alone."""
     yield _Hypothesis("are 0", lambda wrong: wrong.raw == 0)
     if sample.bits:
-        yield _Hypothesis("are NaN", lambda wrong: wrong.raw.isnan())
-        yield _Hypothesis("are infinite", lambda wrong: wrong.raw.isinf())
-        yield _Hypothesis("are NaN or infinite", lambda wrong: ~wrong.raw.isfinite())
+        # Of the values in float64: torch asks none of this of a float8.
+        yield _Hypothesis("are NaN", lambda wrong: wrong.value.isnan())
+        yield _Hypothesis("are infinite", lambda wrong: wrong.value.isinf())
+        yield _Hypothesis("are NaN or infinite", lambda wrong: ~wrong.value.isfinite())
     count, first = sample.raw.numel(), sample.raw[0]
     if 8 * count * sample.raw.element_size() >= SIGNIFICANT:
         yield _Hypothesis("are the poison of fresh memory: never written", _poisoned)
@@ -159,7 +160,7 @@ def _poisoned(wrong: _Wrong) -> Tensor:
     octets = wrong.raw.unsqueeze(-1).view(torch.uint8)
     patterned = (octets == _POISON_BYTE).all(-1)
     # In float16 the other pattern is the largest value, which a sum that saturates is too.
-    return patterned | (wrong.raw == _POISON_HUGE) if wrong.bits else patterned
+    return patterned | (wrong.value == _POISON_HUGE) if wrong.bits else patterned
 
 
 def _of_size(sample: _Wrong) -> Iterator[_Hypothesis]:

@@ -126,6 +126,8 @@ def _constant(value: Tensor) -> Tensor:
 
 
 def _negated(value: Tensor) -> Tensor:
+    if value.is_floating_point():  # by way of float32: torch negates no float8
+        return value.float().neg().to(value.dtype) if value.itemsize == 1 else -value
     return ~value if value.dtype is torch.bool else -value
 
 
@@ -146,6 +148,13 @@ def _previous(scene: Scene) -> dict[str, Tensor]:
     return _scene(scene.op, scene.kernel, other, device).right
 
 
+def _shifted(value: Tensor) -> Tensor:
+    """Every element in its neighbour's place; of one byte, as bytes: CUDA rolls no float8."""
+    flat = value.flatten()
+    elements = flat.view(torch.uint8) if value.element_size() == 1 else flat
+    return elements.roll(1).view(value.dtype).reshape(value.shape)
+
+
 def _lower_precision(scene: Scene) -> dict[str, Tensor]:
     """Below the float32 of accumulators lies the case's own dtype, or float16."""
     dtype = dtype_of(scene.case.dtype)
@@ -158,7 +167,7 @@ IMPOSTORS: Final[dict[str, Callable[[Scene], Mapping[str, Tensor]]]] = {
     "negated": _each(_negated),
     "constant": _each(_constant),
     "input": _the_input,
-    "shifted": _each(lambda value: value.flatten().roll(1).reshape(value.shape)),
+    "shifted": _each(_shifted),
     "lower": _lower_precision,
     "previous": _previous,
 }

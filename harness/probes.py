@@ -104,8 +104,8 @@ def _sizes(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:
         )
 
 
-def _shapes(op: Op, sizes: dict[str, int]) -> tuple[tuple[int, ...], ...]:
-    return tuple(spec.dims(sizes) for spec in op.inputs.values())
+def _shapes(op: Op, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    return {name: spec.dims(sizes) for name, spec in op.inputs.items()}
 
 
 def _mismatches(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:
@@ -118,12 +118,21 @@ def _mismatches(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]
                 continue
             shape = list(spec.dims(base.size_of))
             shape[dim] += 1
+            if _is_of_another_size(op, base.size_of, name, tuple(shape)):
+                continue  # 4 rows beside scales that are padded to 128: no tensor tells
             yield Probe(
                 f"{name}.shape[{dim}]+1",
                 lambda name=name, shape=tuple(shape): _resized(op, base, device, name, shape),  # type: ignore[misc]
                 (ValueError,),
                 (name, word, str(shape[dim]), *(w for w in spec.shape)),
             )
+
+
+def _is_of_another_size(op: Op, sizes: dict[str, int], name: str, shape: tuple[int, ...]) -> bool:
+    """Whether ``name`` in that shape, all else as at ``sizes``, is a legal call of other sizes."""
+    wanted = _shapes(op, sizes) | {name: shape}
+    larger = ({**sizes, axis: value + 1} for axis, value in sizes.items())
+    return any(not op.domain.refusals(s) and _shapes(op, s) == wanted for s in larger)
 
 
 def _shares(word: str, shape: tuple[str, ...]) -> bool:

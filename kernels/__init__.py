@@ -15,6 +15,8 @@ from harness import backends
 if TYPE_CHECKING:
     from kernels.activation.triton import silu_and_mul
     from kernels.norm.triton import rms_norm
+    from kernels.nvfp4.triton_gemm import nvfp4_gemm
+    from kernels.nvfp4.triton_quantize import nvfp4_quantize
     from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
     from kernels.svdq.cuda_gemm_activated import svdq_gemm_w4a4_activated_cuda
     from kernels.svdq.cuda_gemm_requantized import svdq_gemm_w4a4_requantized_cuda
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # Where each lives: the backend that it needs, and the module.
 _HOMES: Final = {
+    "nvfp4_gemm": ("triton", "kernels.nvfp4.triton_gemm"),
+    "nvfp4_quantize": ("triton", "kernels.nvfp4.triton_quantize"),
     "rms_norm": ("triton", "kernels.norm.triton"),
     "silu_and_mul": ("triton", "kernels.activation.triton"),
     "svdq_gemm_w4a4": ("triton", "kernels.svdq.triton_gemm"),
@@ -38,6 +42,8 @@ MODULES: Final = tuple(module for _, module in _HOMES.values())
 
 __all__ = [
     "MODULES",
+    "nvfp4_gemm",
+    "nvfp4_quantize",
     "rms_norm",
     "silu_and_mul",
     "svdq_gemm_w4a4",

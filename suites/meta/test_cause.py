@@ -181,3 +181,18 @@ def test_random_bytes_have_no_cause(count: int, seed: int) -> None:
     right, noise = codes(16, 32, seed=seed), codes(16, 32, seed=seed + 1)
     faulty = torch.where(torch.arange(512).view(16, 32) < count, noise, right)
     assert said(faulty, right, torch.uint8) in {"", "the wrong value is 0"}
+
+
+@pytest.mark.parametrize(("octet", "words"), [(0, "are 0"), (0x7F, "are NaN"), (0xFF, "are NaN")])
+def test_a_float8_is_spoken_of_as_a_float(octet: int, words: str) -> None:
+    right = torch.arange(1, 97, dtype=torch.uint8).view(6, 16)
+    faulty = torch.where(torch.arange(96).view(6, 16) % 5 == 1, octet, right)
+    actual, due = (octets.view(torch.float8_e4m3fn) for octets in (faulty, right))
+    assert explain(faulty != right, actual, due) == f"all wrong values {words}"
+
+
+def test_the_largest_float8_may_be_a_value_that_saturates() -> None:
+    right = torch.arange(1, 97, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    largest = torch.full_like(right, 448)
+    words = explain(torch.ones(96, dtype=torch.bool), largest, right)
+    assert words == "all wrong values are 448"

@@ -23,12 +23,14 @@ CPU = torch.device("cpu")
 RMS_NORM = "rms_norm.triton"
 QUANTIZE = "svdq_quantize_w4a4_act_fuse_lora.triton"
 GEMM = "svdq_gemm_w4a4.triton"
+NVFP4_GEMM = "nvfp4_gemm.triton"
 SIZES = {
     RMS_NORM: {"m": 33, "n": 205},
     QUANTIZE: {"m": 33, "k": 320, "r": 48},
     GEMM: {"m": 33, "n": 72, "k": 320, "r": 32},
+    NVFP4_GEMM: {"m": 33, "n": 72, "k": 352},
 }
-GRIDS = {RMS_NORM: ("grid",), QUANTIZE: ("exact", "probe"), GEMM: ("exact", "probe")}
+GRIDS = {RMS_NORM: ("grid",)} | dict.fromkeys((QUANTIZE, GEMM, NVFP4_GEMM), ("exact", "probe"))
 
 # Errors of 8 units of 2^-24, which the budget of every sum admits.
 FAULTS = (
@@ -44,6 +46,13 @@ FAULTS = (
         GEMM,
         "    out = acc * alpha\n",
         "    out = acc * alpha * (1 + 2.0**-21)\n",
+        "bitwise",
+    ),
+    Mutant(
+        "nvfp4_product_by_a_hair",
+        NVFP4_GEMM,
+        "acc * _TO_VALUE * tl.load(alpha)",
+        "acc * (_TO_VALUE * (1 + 2.0**-21)) * tl.load(alpha)",
         "bitwise",
     ),
 )

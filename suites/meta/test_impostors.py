@@ -125,3 +125,11 @@ def test_couplings_and_roles_are_kept() -> None:
         couplings=("m <= 8",),
     )
     assert report == ""
+
+
+def test_a_float8_is_negated_too() -> None:
+    report = said(
+        lambda x: x.to(torch.float8_e4m3fn).double(),
+        outputs={"y": output("m n", dtype="float8_e4m3fn", exact=True)},
+    )
+    assert report == ""

@@ -285,6 +285,20 @@ def test_opcheck_is_asked_too(load: Callable[[str], Loaded], name: str) -> None:
     assert fakes.check_opcheck(loaded.op, loaded.kernel, case, CPU).startswith("opcheck: ")
 
 
+@pytest.mark.parametrize(
+    ("fake", "words"), [("x.new_empty(x.shape)", ""), ("x.new_empty(x.shape[::-1])", "opcheck: ")]
+)
+def test_opcheck_is_asked_of_float8_what_it_can_ask(
+    load: Callable[[str], Loaded], fake: str, words: str
+) -> None:
+    source = KERNEL.replace('dtypes=("float32", "float16")', 'dtypes=("float8_e4m3fn",)')
+    source = source.replace("(torch.float32, torch.float16)", "(torch.float8_e4m3fn,)")
+    source = source.replace("return torch.add(x, x, out=y)", "return y.copy_(x)")
+    loaded = load(source.replace("x.new_empty(x.shape)", fake))
+    case = base_case(loaded.op, loaded.kernel)
+    assert fakes.check_opcheck(loaded.op, loaded.kernel, case, CPU)[: len("opcheck: ")] == words
+
+
 def test_an_operator_that_is_never_called_is_not_checked_by_opcheck(
     load: Callable[[str], Loaded],
 ) -> None:
@@ -315,6 +329,42 @@ def test_every_neighbour_of_a_multiple_is_probed(load: Callable[[str], Loaded]) 
     loaded = load(KERNEL)
     made = probes(loaded.op, loaded.kernel, CPU)
     assert {"k=0", "k=32", "k=63", "k=65", "k=96", "k=513", "m=257"} <= set(made)
+
+
+PADDED = """
+from harness import kernel, op, size, tensor
+
+
+@op(
+    inputs={"x": "m k", "scales": "(m+7)//8*8"},
+    outputs={"y": "m k"},
+    domain={"m": size(0, 256), "k": size(64, 512, multiple_of=64)},
+    dtypes=("float32",),
+)
+def double(x, scales):
+    return x
+
+
+@kernel("double", backend="triton", arch=">=sm80")
+def double_it(x, scales):
+    return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "probed"),
+    [
+        ("(m+7)//8*8", {"scales.shape[0]+1"}),
+        ("m", {"x.shape[0]+1", "scales.shape[0]+1"}),
+    ],
+)
+def test_a_shape_that_is_legal_at_another_size_is_no_mismatch(
+    load: Callable[[str], Loaded], rows: str, probed: set[str]
+) -> None:
+    """4 rows beside scales that are padded to 8 are no fault: those of 3 rows have that shape."""
+    loaded = load(PADDED.replace("(m+7)//8*8", rows))
+    made = probes(loaded.op, loaded.kernel, CPU)
+    assert {name for name in made if name.endswith("]+1")} == probed
 
 
 def artifact(**figures: object) -> Artifact:

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from harness import Expected, Sample, subject
 from kernels.activation.module import SiluAndMul
 from kernels.norm.module import RMSNorm
+from kernels.nvfp4.linear import OPS as NVFP4_OPS
+from kernels.nvfp4.linear import NVFP4Linear
 from kernels.svdq.linear import OPS, SVDQW4A4Linear
 from kernels.svdq.mlp import OPS as MLP_OPS
 from kernels.svdq.mlp import SVDQW4A4MLP
+from references.nvfp4_gemm import nvfp4_gemm
+from references.nvfp4_quantize import nvfp4_quantize
 from references.rms_norm import rms_norm
 from references.silu_and_mul import silu_and_mul
 from references.svdq_gemm import svdq_gemm_w4a4
@@ -161,6 +165,43 @@ def dense_svdq(module: SVDQW4A4Linear, x: Tensor) -> Tensor:
         act_unsigned=False,
         out_dtype=None,
         dtype=dtype,
+    )
+    return made.value.reshape(*x.shape[:-1], module.out_features)
+
+
+@subject(ops=NVFP4_OPS, dtypes=HALVES)
+def nvfp4_linear(
+    *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Sample:
+    """NVFP4Linear quantized from a dense layer with outlier channels, on a batch of two."""
+    linear = nn.Linear(160, 96, dtype=dtype)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+    x = torch.randn(2, 9, 160, generator=generator)
+    x[..., 5] *= 30
+    module = NVFP4Linear.from_linear(linear, activations=x, backend=backend).to(device)
+    keys = (
+        *("weight_codes", "weight_scales"),
+        *("weight_global_encode_scale", "input_global_encode_scale", "bias"),
+    )
+    return _sample(module, x.to(device, dtype), lambda x: dense_nvfp4(module, x), keys, extra=1e-6)
+
+
+def dense_nvfp4(module: NVFP4Linear, x: Tensor) -> Tensor:
+    """What the layer computes, by the references of its two ops, in float64."""
+    wide = {name: _widen(value) for name, value in module.state_dict().items()}
+    encode = wide["input_global_encode_scale"]
+    flat = x.double().reshape(-1, module.in_features)
+    parts = nvfp4_quantize(flat, encode, recipe="vllm")
+    made = nvfp4_gemm(
+        parts["codes"],
+        wide["weight_codes"],
+        parts["scales"],
+        wide["weight_scales"],
+        1 / (encode * wide["weight_global_encode_scale"]),
+        wide.get("bias"),
+        out_dtype=x.dtype,
     )
     return made.value.reshape(*x.shape[:-1], module.out_features)
 
