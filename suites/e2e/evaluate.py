@@ -1,4 +1,4 @@
-"""Replaces the encoder's linear layers by SVDQuant layers, runs it, and has every layer judged."""
+"""Replaces the encoder's linear layers by quantized ones, runs it, and has every layer judged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from harness.compare import Comparison
 from harness.emulation import emulate
 from harness.launches import record_launches
-from kernels.svdq.linear import SVDQW4A4Linear
 from suites.e2e import sentences
 from suites.e2e.judge import E2EResult, Layer, judge
-from suites.e2e.recipe import compare_layer, relative_error
+from suites.e2e.nvfp4 import NVFP4
+from suites.e2e.recipe import Scheme, compare_layer, relative_error
+from suites.e2e.svdq import SVDQ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,15 +26,21 @@ if TYPE_CHECKING:
 
     from suites.e2e.model import Encoder
 
-RANK: Final = 64  # mean cosine 0.968 to the dense model; 32 leaves 0.956, 128 costs a third of K
-SMOOTH_ALPHA: Final = 0.5
-# The first and the last block: 12 layers of all shapes take 15 to 35 s on two cores, half of it
-# their SVDs; all 36 would take three times that.
-EMULATED_BLOCKS: Final = (0, 5)
+SCHEMES: Final = (SVDQ, NVFP4)
 
 
 class NothingLaunched(RuntimeError):
     """The replaced layers ran without one launch: something else stood in for the kernels."""
+
+
+def scheme_of(op: str) -> Scheme:
+    """The scheme that runs ``op``; raises LookupError."""
+    for scheme in SCHEMES:
+        if op in scheme.ops:
+            return scheme
+    known = ", ".join(each for scheme in SCHEMES for each in scheme.ops)
+    msg = f"op={op!r} is run by no layer of the encoder; those that are: {known}"
+    raise LookupError(msg)
 
 
 class HalfLayer(nn.Module):
@@ -54,13 +61,12 @@ def quantize(
     encoder: Encoder,
     calibration: Sequence[str],
     *,
+    scheme: Scheme,
     dtype: torch.dtype,
     backend: str = "triton",
-    rank: int = RANK,
-    smooth_alpha: float = SMOOTH_ALPHA,
     blocks: Collection[int] | None = None,
 ) -> Encoder:
-    """A copy of ``encoder`` whose linear layers are replaced, smoothed for ``calibration``.
+    """A copy of ``encoder`` whose linear layers are replaced, made for ``calibration``.
 
     ``blocks`` are the transformer blocks, from 0, whose layers are replaced; None takes all.
     """
@@ -69,14 +75,7 @@ def quantize(
     for name, linear in encoder.linears().items():
         if blocks is not None and _block(name) not in blocks:
             continue
-        layer = SVDQW4A4Linear.from_linear(
-            linear,
-            rank=rank,
-            smooth_alpha=smooth_alpha,
-            activations=spans[name],
-            dtype=dtype,
-            backend=backend,
-        )
+        layer = scheme.make(linear, spans[name], dtype=dtype, backend=backend)
         bert.set_submodule(name, HalfLayer(layer, dtype))
     return replace(encoder, bert=bert)
 
@@ -132,11 +131,11 @@ def evaluate(
     encoder: Encoder,
     corpus: sentences.Corpus,
     *,
+    scheme: Scheme,
     backend: str,
     device: torch.device,
     dtype: torch.dtype,
     calibration: Sequence[str] | None = None,
-    rank: int = RANK,
     blocks: Collection[int] | None = None,
     fault: Callable[[Encoder], None] | None = None,
 ) -> E2EResult:
@@ -148,7 +147,7 @@ def evaluate(
     """
     sample = sentences.load().every(8) if calibration is None else calibration
     quantized = quantize(
-        encoder, sample, dtype=dtype, backend=backend, rank=rank, blocks=blocks
+        encoder, sample, scheme=scheme, dtype=dtype, backend=backend, blocks=blocks
     ).to(device)
     states = {name: _state(layer) for name, layer in replaced(quantized).items()}
     if fault is not None:
@@ -163,13 +162,14 @@ def evaluate(
         raise NothingLaunched(msg)
     expected = encoder.to(device).embed(corpus.sentences)
     dense = encoder.linears()
-    layers = [_judge_layer(name, traces[name], states[name], dense[name]) for name in states]
-    return judge(layers, actual, expected, corpus.pairs)
+    layers = [_judge(scheme, name, traces[name], states[name], dense[name]) for name in states]
+    return judge(layers, actual, expected, corpus.pairs, limits=scheme.limits)
 
 
 def check(
     encoder: Encoder,
     *,
+    scheme: Scheme,
     backend: str,
     device: torch.device,
     dtype: torch.dtype,
@@ -180,10 +180,11 @@ def check(
     return evaluate(
         encoder,
         sentences.few(1) if emulated else sentences.load(),
+        scheme=scheme,
         backend=backend,
         device=device,
         dtype=dtype,
-        blocks=EMULATED_BLOCKS if emulated else None,
+        blocks=scheme.emulated_blocks if emulated else None,
         fault=fault,
     )
 
@@ -198,17 +199,21 @@ def _state(layer: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in layer.state_dict().items()}
 
 
-def _judge_layer(name: str, trace: Trace, state: dict[str, Tensor], dense: nn.Linear) -> Layer:
+def _judge(
+    scheme: Scheme, name: str, trace: Trace, state: dict[str, Tensor], dense: nn.Linear
+) -> Layer:
+    limit = scheme.limits.format_error
     if not trace.inputs:
-        return Layer(name, Comparison("ran", 0, message="it was never called"), math.nan)
+        return Layer(name, Comparison("ran", 0, message="it was never called"), math.nan, limit)
     x, output = torch.cat(trace.inputs), torch.cat(trace.outputs)
     product = nn.functional.linear(x.float(), dense.weight)  # without the bias, which hides error
     product_of_layer = output.float() - dense.bias
-    return Layer(name, compare_layer(state, x, output), relative_error(product_of_layer, product))
+    comparison = compare_layer(scheme, state, x, output)
+    return Layer(name, comparison, relative_error(product_of_layer, product), limit)
 
 
-def misread_group_scale(encoder: Encoder, *, layer: str, group: int = 1) -> None:
-    """Plant a fault: one layer reads a group's weight scales from the group before it.
+def misread_scale(encoder: Encoder, *, scheme: Scheme, layer: str) -> None:
+    """Plant a fault: one layer reads weight scales of the place beside.
 
     Raises LookupError for a layer that was not replaced.
     """
@@ -216,5 +221,4 @@ def misread_group_scale(encoder: Encoder, *, layer: str, group: int = 1) -> None
     if layer not in layers:
         msg = f"layer={layer!r} was not replaced; replaced: {', '.join(layers)}"
         raise LookupError(msg)
-    scales = layers[layer].get_buffer("wscales")
-    scales[group] = scales[group - 1].clone()
+    scheme.misread(layers[layer])

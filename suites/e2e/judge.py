@@ -53,22 +53,20 @@ class Bound:
         return f"{limit} because {self.because}"
 
 
-FORMAT_ERROR: Final = Bound(
-    at_most=0.2,
-    because="4/3 of the 0.15 that int4 weights and activations cost on Gaussian data, without "
-    "smoothing or low rank; this encoder's 36 layers have 0.04 to 0.15",
-)
-MEAN_COSINE: Final = Bound(
-    at_least=0.936,
-    because="twice the distance of the format at rank 64, simulated and on an H200: 1 - 0.968",
-)
-WORST_COSINE: Final = Bound(
-    at_least=0.6,
-    because="twice the worst distance seen in ten runs of 280 sentences at rank 64, rounded up: "
-    "1 - 0.82, of two words ('OK, thanks!')",
-)
-SIMILARITY_NOISE: Final = 0.044  # twice the format's rms error of a cosine between two sentences
 _DRAWS: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far a format may move this encoder: its layers, its embeddings, and their cosines.
+
+    ``similarity_noise`` is twice the format's rms error of a cosine between two sentences.
+    """
+
+    format_error: Bound
+    mean_cosine: Bound
+    worst_cosine: Bound
+    similarity_noise: float
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,16 @@ class Layer:
     name: str
     comparison: Comparison
     format_error: float
+    format_limit: Bound
 
     def failures(self) -> tuple[str, ...]:
         """What is wrong with the layer, in words."""
         words = []
         if not self.comparison.passed:
             words.append(f"{self.name}: {self.comparison}")
-        if not FORMAT_ERROR.admits(self.format_error):
-            words.append(f"{self.name}: format error {self.format_error:.3f}, need {FORMAT_ERROR}")
+        if not self.format_limit.admits(self.format_error):
+            found = f"format error {self.format_error:.3f}"
+            words.append(f"{self.name}: {found}, need {self.format_limit}")
         return tuple(words)
 
 
@@ -150,16 +150,18 @@ def judge(
     actual: Tensor,
     expected: Tensor,
     pairs: Sequence[tuple[str, int, int]] = (),
+    *,
+    limits: Limits,
 ) -> E2EResult:
     """The verdict on embeddings ``actual`` beside the dense model's ``expected``, both [S, D].
 
     Raises ValueError for shapes that do not fit.
     """
     quality = measure(actual, expected, pairs)
-    rank, order = agreement_floors(expected, pairs)
+    rank, order = agreement_floors(expected, pairs, limits.similarity_noise)
     bounds = (
-        ("mean cosine", quality.mean_cosine, MEAN_COSINE),
-        ("worst cosine", quality.worst_cosine, WORST_COSINE),
+        ("mean cosine", quality.mean_cosine, limits.mean_cosine),
+        ("worst cosine", quality.worst_cosine, limits.worst_cosine),
         ("rank agreement", quality.rank_agreement, rank),
         ("order agreement", quality.order_agreement, order),
     )
@@ -188,25 +190,28 @@ def measure(
 
 
 def agreement_floors(
-    expected: Tensor, pairs: Sequence[tuple[str, int, int]] = ()
+    expected: Tensor, pairs: Sequence[tuple[str, int, int]], noise: float
 ) -> tuple[Bound, Bound]:
-    """Least rank and order agreement: what similarities with twice the format's noise would have.
+    """Least rank and order agreement: what similarities with ``noise`` would have.
 
     How far ranks move depends on how close the similarities lie, so the floor is computed for
     the sentences at hand: the lowest of some seeded draws.
     """
-    because = f"noise of {SIMILARITY_NOISE} in each similarity, twice the format's, leaves it"
+    because = f"noise of {noise} in each similarity, twice the format's, leaves it"
     generator = torch.Generator().manual_seed(0)
-    rank = _floor(rank_agreement, similarities(expected).cpu(), generator)
-    order = _floor(order_agreement, similarities(expected, pairs).cpu(), generator)
+    rank = _floor(rank_agreement, similarities(expected).cpu(), noise, generator)
+    order = _floor(order_agreement, similarities(expected, pairs).cpu(), noise, generator)
     return Bound(at_least=rank, because=because), Bound(at_least=order, because=because)
 
 
 def _floor(
-    agreement: Callable[[Tensor, Tensor], float], exact: Tensor, generator: torch.Generator
+    agreement: Callable[[Tensor, Tensor], float],
+    exact: Tensor,
+    noise: float,
+    generator: torch.Generator,
 ) -> float:
     draws = torch.randn(_DRAWS, len(exact), generator=generator, dtype=exact.dtype)
-    return min(agreement(exact + SIMILARITY_NOISE * draw, exact) for draw in draws)
+    return min(agreement(exact + noise * draw, exact) for draw in draws)
 
 
 def similarities(embeddings: Tensor, pairs: Sequence[tuple[str, int, int]] | None = None) -> Tensor:

@@ -1,69 +1,65 @@
-"""What a quantized layer must return, to the bit of its recipe: its state dequantized, in float64.
+"""A way to quantize a linear layer, end to end, and a layer's output beside its exact recipe.
 
-It composes the two dense references of the ops below the layer, on the very input that the layer
-met: codes and scales of the activations by the exact recipe, the product in float64.
+What a layer must return is computed from its state by the dense references of the ops below it, in
+float64, on the very input that the layer met.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from harness import Expected, registry
+from harness import registry
 from harness.budget import Budget
 from harness.compare import Comparison, compare
-from references.svdq_gemm import svdq_gemm_w4a4
-from references.svdq_quantize import svdq_quantize_w4a4_act_fuse_lora
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from harness import Expected
+    from suites.e2e.judge import Limits
 
 
-def expected_output(state: Mapping[str, Tensor], x: Tensor) -> Expected:
-    """Float64 output [M, N] of the layer that holds ``state``, on its input x [M, K], on the CPU.
+class Make(Protocol):
+    """Quantizes a dense layer, given the largest magnitude of each of its input's channels [K]."""
 
-    The low-rank product reaches the GEMM as float32 sums over K; their error budget goes on with
-    them, so the magnitude carries ``|x| |down| |up|`` instead of ``|x down| |up|``.
+    def __call__(
+        self, linear: nn.Linear, spans: Tensor, *, dtype: torch.dtype, backend: str
+    ) -> nn.Module: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """A way to quantize a linear layer over ``ops``.
+
+    ``expected`` gives the float64 output [M, N] of the layer with a state on an input [M, K];
+    ``judged_as`` is the op whose error terms its budget has. ``misread`` plants a fault in a layer.
+    ``emulated_blocks`` are the transformer blocks, from 0, that are replaced where there is no GPU.
     """
-    half = x.dtype
-    wide = {k: v.cpu().double() if v.is_floating_point() else v.cpu() for k, v in state.items()}
-    quantized = svdq_quantize_w4a4_act_fuse_lora(
-        x.cpu().double(), wide["lora_down"], wide["smooth"], precision="int4", dtype=half
-    )
-    low_rank = _exact(quantized["lora_act"])
-    result = svdq_gemm_w4a4(
-        _exact(quantized["codes"]).value,
-        wide["qweight"],
-        _exact(quantized["ascales"]).value.to(half).double(),
-        wide["wscales"],
-        low_rank.value,
-        wide["lora_up"],
-        wide.get("bias"),
-        wide.get("wcscales"),
-        alpha=1.0,
-        act_unsigned=False,
-        out_dtype=half,
-        dtype=half,
-    )
-    grown = low_rank.magnitude - low_rank.value.abs()
-    return Expected(result.value, result.magnitude + grown @ wide["lora_up"].abs().T)
+
+    ops: tuple[str, ...]
+    judged_as: str
+    make: Make
+    expected: Callable[[Mapping[str, Tensor], Tensor], Expected]
+    misread: Callable[[nn.Module], None]
+    limits: Limits
+    emulated_blocks: tuple[int, ...]
 
 
-def _exact(part: Tensor | Expected) -> Expected:
-    return part if isinstance(part, Expected) else Expected(part, part.abs())
-
-
-def compare_layer(state: Mapping[str, Tensor], x: Tensor, actual: Tensor) -> Comparison:
+def compare_layer(
+    scheme: Scheme, state: Mapping[str, Tensor], x: Tensor, actual: Tensor
+) -> Comparison:
     """Compare a layer's output ``actual`` [M, N] on ``x`` [M, K] with its exact recipe."""
-    expected = expected_output(state, x)
+    expected = scheme.expected(state, x)
     budget = Budget(
         dtype=x.dtype,
         terms_summed=x.shape[1],
         tensor_core=True,
-        terms=registry.op("svdq_gemm_w4a4").terms,
+        terms=registry.op(scheme.judged_as).terms,
     )
     return compare(actual.cpu(), expected.value, expected.magnitude, budget)
 

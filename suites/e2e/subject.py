@@ -6,7 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from harness import subject
-from kernels.svdq.linear import OPS
+from kernels.nvfp4.linear import OPS as NVFP4_OPS
+from kernels.svdq.linear import OPS as SVDQ_OPS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,20 +16,33 @@ if TYPE_CHECKING:
 
     from suites.e2e.judge import E2EResult
 
+HALVES = ("bfloat16", "float16")
 
-@subject(ops=OPS, dtypes=("bfloat16", "float16"), layer="e2e")
+
+@subject(ops=SVDQ_OPS, dtypes=HALVES, layer="e2e")
 def sentence_encoder(
     *, backend: str, dtype: torch.dtype, device: torch.device, folder: Path | None
 ) -> E2EResult:
-    """all-MiniLM-L6-v2 with its linear layers replaced, on real sentences.
+    """all-MiniLM-L6-v2 with its linear layers in W4A4, on real sentences.
 
     The quantizer and the GEMM are judged by the same run: it is made once a process.
     """
-    return _run(backend, dtype, device, folder)
+    return _run(SVDQ_OPS[0], backend, dtype, device, folder)
+
+
+@subject(ops=NVFP4_OPS, dtypes=HALVES, layer="e2e")
+def sentence_encoder_nvfp4(
+    *, backend: str, dtype: torch.dtype, device: torch.device, folder: Path | None
+) -> E2EResult:
+    """The same with its linear layers in NVFP4."""
+    return _run(NVFP4_OPS[0], backend, dtype, device, folder)
 
 
 @cache
-def _run(backend: str, dtype: torch.dtype, device: torch.device, folder: Path | None) -> E2EResult:
+def _run(
+    op: str, backend: str, dtype: torch.dtype, device: torch.device, folder: Path | None
+) -> E2EResult:
     from suites.e2e import evaluate, model
 
-    return evaluate.check(model.load(folder), backend=backend, device=device, dtype=dtype)
+    scheme, encoder = evaluate.scheme_of(op), model.load(folder)
+    return evaluate.check(encoder, scheme=scheme, backend=backend, device=device, dtype=dtype)

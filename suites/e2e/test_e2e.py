@@ -46,14 +46,16 @@ def _words(parity: Check, build: Callable[..., Any], dtype: str) -> str:
 
 def _planted(parity: Check) -> str:
     """A fault in one layer must fail the run and be named: the judge of layers sees."""
+    scheme = evaluate.scheme_of(parity.kernel.op)
     result = evaluate.evaluate(
         model.load(parity.settings.e2e_model),
         sentences.few(1),
+        scheme=scheme,
         backend=parity.kernel.backend,
         device=parity.device,
         dtype=dtype_of("bfloat16"),
         blocks=(3,),
-        fault=lambda encoder: evaluate.misread_group_scale(encoder, layer=DAMAGED),
+        fault=lambda encoder: evaluate.misread_scale(encoder, scheme=scheme, layer=DAMAGED),
     )
     found = result.first_bad_layer
     return "" if found == DAMAGED else f"a fault planted in {DAMAGED} was blamed on {found}"

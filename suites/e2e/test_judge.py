@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,17 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.compare import Comparison
-from kernels.svdq.linear import SVDQW4A4Linear
+from suites.e2e import judge as judging
 from suites.e2e import sentences
 from suites.e2e.judge import (
-    FORMAT_ERROR,
     Layer,
-    judge,
     measure,
     order_agreement,
     rank_agreement,
 )
-from suites.e2e.recipe import compare_layer, expected_output, relative_error
+from suites.e2e.svdq import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 GOOD = Comparison("budget", 4, worst=0.9)
 BAD = Comparison("budget", 4, violations=1, worst=7.0, index=(0, 1))
 PAIRS = tuple(("related", 2 * i, 2 * i + 1) for i in range(16))
+judge = partial(judging.judge, limits=LIMITS)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -49,103 +49,7 @@ def noisy(distance: float) -> Tensor:
 
 
 def layer(name: str = "0.query", *, format_error: float = 0.1, good: bool = True) -> Layer:
-    return Layer(name, GOOD if good else BAD, format_error)
-
-
-def quantized(seed: int = 4) -> tuple[nn.Linear, dict[str, Tensor], Tensor]:
-    """A dense layer, its quantized state, and an input."""
-    dense = nn.Linear(192, 48).requires_grad_(requires_grad=False)
-    dense.weight.copy_(normal(seed, 48, 192) / 14)
-    dense.bias.copy_(normal(seed + 1, 48))
-    x = normal(seed + 2, 40, 192).to(torch.bfloat16)
-    made = SVDQW4A4Linear.from_linear(dense, rank=16, activations=x, dtype=torch.bfloat16)
-    return dense, made.state_dict(), x
-
-
-def output(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """What a right kernel returns for the layer that holds ``state``."""
-    return expected_output(state, x).value.to(x.dtype)
-
-
-def misread_group(state: dict[str, Tensor]) -> None:
-    state["wscales"][1] = state["wscales"][0]
-
-
-def drop_low_rank(state: dict[str, Tensor]) -> None:
-    state["lora_up"].zero_()
-
-
-def drop_bias(state: dict[str, Tensor]) -> None:
-    state["bias"].zero_()
-
-
-def swap_nibbles(state: dict[str, Tensor]) -> None:
-    state["qweight"] = state["qweight"] >> 4 | state["qweight"] << 4
-
-
-def skip_smoothing(state: dict[str, Tensor]) -> None:
-    state["smooth"].fill_(1)
-
-
-def one_scale_up_one_ulp(state: dict[str, Tensor]) -> None:
-    state["wscales"][2, 7] *= 1 + 2**-7
-
-
-FAULTS = (
-    misread_group,
-    drop_low_rank,
-    drop_bias,
-    swap_nibbles,
-    skip_smoothing,
-    one_scale_up_one_ulp,
-)
-
-
-def test_right_layer_is_within_its_budget() -> None:
-    dense, state, x = quantized()
-
-    comparison = compare_layer(state, x, output(state, x))
-
-    assert comparison.passed, str(comparison)
-    error = relative_error(
-        output(state, x).float() - dense.bias, nn.functional.linear(x.float(), dense.weight)
-    )
-    assert FORMAT_ERROR.admits(error)
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_planted_fault_leaves_the_budget(fault: Callable[[dict[str, Tensor]], None]) -> None:
-    _, state, x = quantized()
-    damaged = {name: value.clone() for name, value in state.items()}
-    fault(damaged)
-
-    assert not compare_layer(state, x, output(damaged, x)).passed
-
-
-def test_planted_fault_is_named_first_bad_layer() -> None:
-    _, state, x = quantized()
-    damaged = {name: value.clone() for name, value in state.items()}
-    misread_group(damaged)
-    right = compare_layer(state, x, output(state, x))
-    wrong = compare_layer(state, x, output(damaged, x))
-    names = ("0.query", "3.intermediate", "5.output")
-    layers = [Layer(name, wrong if "3" in name else right, 0.1) for name in names]
-
-    result = judge(layers, embeddings(), embeddings(), PAIRS)
-
-    assert not result.passed
-    assert result.first_bad_layer == "3.intermediate"
-    assert str(result).startswith("first bad layer: 3.intermediate\n3.intermediate: budget:")
-
-
-def test_state_of_another_layer_shows_as_format_error() -> None:
-    dense, _, x = quantized()
-    _, other, _ = quantized(seed=9)
-    actual = output(other, x)
-
-    assert compare_layer(other, x, actual).passed
-    error = relative_error(actual.float(), nn.functional.linear(x.float(), dense.weight))
-    assert not FORMAT_ERROR.admits(error)
+    return Layer(name, GOOD if good else BAD, format_error, LIMITS.format_error)
 
 
 def test_first_bad_layer_is_the_first_that_ran() -> None:
