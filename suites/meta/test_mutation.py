@@ -24,6 +24,8 @@ from harness.power.syntax import FAMILIES, Edit
 from harness.power.targets import Target, targets
 
 KERNELS = (
+    "nvfp4_gemm.triton",
+    "nvfp4_quantize.triton",
     "rms_norm.triton",
     "silu_and_mul.triton",
     "svdq_gemm_w4a4.triton",
@@ -78,13 +80,16 @@ def test_wrappers_of_a_kernel_are_targets_too() -> None:
 
 def test_a_module_beside_the_kernels_of_one_op_is_a_target_of_one_that_can_be_emulated() -> None:
     modules = {target.module: target.kernel for target in bundled()[0]}
+    assert modules["kernels.nvfp4.gemm_arguments"] == "nvfp4_gemm.triton"
+    assert modules["kernels.nvfp4.quantize_arguments"] == "nvfp4_quantize.triton"
     assert modules["kernels.svdq.gemm_arguments"] == "svdq_gemm_w4a4.triton"
     assert modules["kernels.svdq.quantize_arguments"] == "svdq_quantize_w4a4_act_fuse_lora.triton"
-    assert "kernels.svdq.domain" not in modules
+    assert not {"kernels.nvfp4.domain", "kernels.svdq.domain"} & set(modules)
     wrapping = {target.module for target in bundled()[0] if target.wraps}
     assert wrapping == {
         "kernels.activation.module",
         "kernels.norm.module",
+        "kernels.nvfp4.linear",
         "kernels.svdq.linear",
         "kernels.svdq.mlp",
     }
