@@ -224,7 +224,8 @@ class NVFP4Linear(RunnerModule):
             bias=self.bias,
             out_dtype=x.dtype,
         )
-        return out.reshape(*x.shape[:-1], self.out_features)
+        # As it is where it can be: as a runner's result, a view would have to be copied.
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self.out_features)
 
     @property
     def device(self) -> torch.device:

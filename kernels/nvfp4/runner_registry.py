@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_GENERATION_BITS: Final = 20
-GENERATIONS: Final = 2**_GENERATION_BITS
+HASH_BITS: Final = 43  # 10,000 names have a common hash once in 170,000 times, and are told
+GENERATION_BITS: Final = 20
 _LISTED: Final = 8  # of the known runners, in a message
 
 
@@ -56,7 +56,11 @@ class _Name:
 class Registry:
     """Runners by id. Every method may be called from any thread, and from a finalizer."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, hash_bits: int = HASH_BITS, generation_bits: int = GENERATION_BITS
+    ) -> None:
+        self._hash_bits = hash_bits
+        self._generation_bits = generation_bits
         # A finalizer runs wherever garbage is collected: also in a thread that is in here already.
         self._lock = threading.RLock()
         self._names: dict[int, _Name] = {}
@@ -79,12 +83,13 @@ class Registry:
 
         """
         _check_name(name)
-        key = _key(kind, name)
+        key = _key(kind, name, self._hash_bits)
         resolve = (lambda: runner) if keep else weakref.ref(runner)
         with self._lock:
             owner = self._names.setdefault(key, _Name(kind, name))
-            _check_owner(owner, kind, name)
-            made = Registered(key << _GENERATION_BITS | owner.generations, kind, name, resolve)
+            _check_owner(owner, kind, name, 2**self._generation_bits)
+            at = key << self._generation_bits | owner.generations
+            made = Registered(at, kind, name, resolve)
             owner.generations += 1
             self._live[made.id] = made
         if not keep:
@@ -125,10 +130,11 @@ class Registry:
             return self._live.pop(runner_id, None) is not None
 
     def _unknown(self, runner_id: int) -> UnknownRunner:
+        key, generation = divmod(runner_id, 2**self._generation_bits)
         with self._lock:
-            owner = self._names.get(runner_id >> _GENERATION_BITS)
+            owner = self._names.get(key)
         known = self.known()
-        if owner is None or runner_id % GENERATIONS >= owner.generations:
+        if owner is None or generation >= owner.generations:
             why = "is not registered in this process"
             remedy = "register the runner by the name it had where the id was taken"
         else:
@@ -138,9 +144,9 @@ class Registry:
         return UnknownRunner(f"runner_id={runner_id} {why}; {_listed(known)}: {remedy}")
 
 
-def _key(kind: str, name: str) -> int:
+def _key(kind: str, name: str, bits: int) -> int:
     digest = blake2b(f"{kind}\0{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> (1 + _GENERATION_BITS)  # an int64 has a sign
+    return int.from_bytes(digest, "big") >> (64 - bits)
 
 
 def _check_name(name: object) -> None:
@@ -152,15 +158,15 @@ def _check_name(name: object) -> None:
         raise ValueError(msg)
 
 
-def _check_owner(owner: _Name, kind: str, name: str) -> None:
+def _check_owner(owner: _Name, kind: str, name: str, generations: int) -> None:
     if (owner.kind, owner.name) != (kind, name):
         msg = (
             f"name={name!r} of a {kind} runner has the hash of {owner.name!r} of a {owner.kind} "
             f"runner; rename one of them"
         )
         raise ValueError(msg)
-    if owner.generations == GENERATIONS:
-        msg = f"name={name!r} was registered {GENERATIONS} times; use another name"
+    if owner.generations == generations:
+        msg = f"name={name!r} was registered {generations} times; use another name"
         raise OverflowError(msg)
 
 
