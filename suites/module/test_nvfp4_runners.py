@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+class Plain(NVFP4Linear):
+    """Computes its dequantized weight without a kernel, where only the plumbing matters."""
+
+    def run(self, x: Tensor) -> Tensor:
+        return (x.double() @ self.dequantized_weight().t()).to(x.dtype)
+
+
 @pytest.fixture
 def emulated() -> Iterator[None]:
     with emulate():
@@ -36,6 +43,10 @@ def layer_of(dtype: torch.dtype = torch.bfloat16) -> NVFP4Linear:
     return NVFP4Linear.from_linear(dense(40, 96, dtype))
 
 
+def plain_layer() -> Plain:
+    return Plain.from_linear(dense(40, 96, torch.bfloat16))  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("name", HAZARDS)
 def test_a_hazard_of_the_published_pattern_is_absent_here(name: str) -> None:
     assert HAZARDS[name](PUBLISHED)
@@ -44,7 +55,7 @@ def test_a_hazard_of_the_published_pattern_is_absent_here(name: str) -> None:
 
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("leading", [(), (5,), (2, 3), (2, 0, 3)])
+@pytest.mark.parametrize("leading", [(5,), (2, 3), (2, 0, 3)])
 def test_a_layer_computes_the_same_bits_by_its_id(
     dtype: torch.dtype, leading: tuple[int, ...]
 ) -> None:
@@ -91,10 +102,9 @@ def test_torch_compile_sees_one_op_whose_rows_are_symbolic() -> None:
     assert not any("kernel_parity" in str(each) for each in calls)
 
 
-@pytest.mark.usefixtures("emulated")
 def test_a_compiled_layer_follows_its_new_id() -> None:
     """The old one is a constant of a graph, guarded by the attribute that it was read from."""
-    layer = layer_of()
+    layer = plain_layer()
     x = draw(3, 96).bfloat16()
     layer.use_runner("before")
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
@@ -170,7 +180,6 @@ def test_an_exported_id_is_refused_where_its_name_is_not_registered() -> None:
         exported(x)
 
 
-@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("how", ["deepcopy", "copy", "save"])
 def test_a_copy_has_an_id_of_its_own(how: str) -> None:
     def saved(layer: NVFP4Linear) -> NVFP4Linear:
@@ -180,7 +189,7 @@ def test_a_copy_has_an_id_of_its_own(how: str) -> None:
         loaded: NVFP4Linear = torch.load(written, weights_only=False)
         return loaded
 
-    layer = layer_of()
+    layer = plain_layer()
     x = draw(3, 96).bfloat16()
     at = layer.use_runner(f"copied by {how}")
     expected = layer(x)
@@ -196,27 +205,26 @@ def test_a_copy_has_an_id_of_its_own(how: str) -> None:
         runners.linear_gemm(x, at, 40)
 
 
-@pytest.mark.usefixtures("emulated")
 def test_a_runner_has_the_present_state_of_its_layer() -> None:
-    layer, other = layer_of(), NVFP4Linear.from_linear(dense(40, 96, torch.bfloat16))
+    layer, other = plain_layer(), plain_layer()
     with torch.no_grad():
         other.weight_codes.bitwise_xor_(0x88)  # all signs
     x = draw(3, 96).bfloat16()
     layer.use_runner("present")
     for assign in (False, True):
-        layer.load_state_dict(other.state_dict(), assign=assign)
+        state = {key: value.clone() for key, value in other.state_dict().items()}
+        layer.load_state_dict(state, assign=assign)
         assert same_bits(layer(x), other(x))
         layer.weight_codes.bitwise_xor_(0x08)
-        assert not same_bits(layer(x), layer_of()(x))
+        assert not same_bits(layer(x), other(x))
     assert list(layer.state_dict()) == list(other.state_dict())
 
 
-@pytest.mark.usefixtures("emulated")
 def test_a_gradient_is_refused_by_the_op_too() -> None:
-    layer = layer_of(torch.float16)
+    layer = plain_layer()
     layer.use_runner("gradient")
     with pytest.raises(RuntimeError, match="autograd"):
-        layer(draw(2, 96).half().requires_grad_()).sum().backward()
+        layer(draw(2, 96).bfloat16().requires_grad_()).sum().backward()
 
 
 def test_a_models_layers_are_named_by_their_place() -> None:
