@@ -2,7 +2,7 @@
 
 ``y = dequantized(quantized(x)) @ dequantized(weight)^T + bias``. The state keys are those of
 ``kernels.nvfp4.state`` and stay stable; ``kernels.nvfp4.checkpoints`` converts checkpoints. Only a
-forward pass imports a backend's kernels.
+forward pass imports a backend's kernels. `NVFP4Linear.use_runner` makes it one op for a tracer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kernels import contract
 from kernels.nvfp4 import weights
 from kernels.nvfp4.domain import BLOCK, DTYPES
+from kernels.nvfp4.runner_modules import RunnerModule
+from kernels.nvfp4.runners import linear_gemm, register_linear
 from kernels.nvfp4.scale_layout import swizzle_scales, unswizzle_scales
 from kernels.nvfp4.state import FORMATS, Sizes, check_state
 
@@ -63,7 +66,7 @@ def load_backend(name: str) -> tuple[Quantize, Gemm]:
         raise ImportError(msg) from error
 
 
-class NVFP4Linear(nn.Module):
+class NVFP4Linear(RunnerModule):
     """``nn.Linear`` with weights and activations in NVFP4, for inference.
 
     The state lives in buffers: nothing is trainable. A new layer computes its bias until a state is
@@ -201,6 +204,13 @@ class NVFP4Linear(nn.Module):
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             msg = f"x.shape={tuple(x.shape)!r} must end in in_features={self.in_features}"
             raise ValueError(msg)
+        runner_id = self.runner_to_call()
+        if runner_id is not None:
+            return linear_gemm(x, runner_id, self.out_features)
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """What `forward` computes, by the ops of the backend, whose arguments are the state."""
         quantize, gemm = load_backend(self.backend)
         codes, scales = quantize(
             x.reshape(-1, self.in_features), self.input_global_encode_scale, recipe="vllm"
@@ -214,7 +224,21 @@ class NVFP4Linear(nn.Module):
             bias=self.bias,
             out_dtype=x.dtype,
         )
-        return out.reshape(*x.shape[:-1], self.out_features)
+        # As it is where it can be: as a runner's result, a view would have to be copied.
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self.out_features)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state is."""
+        return self.weight_codes.device
+
+    def register_as(self, name: str) -> int:
+        """Register the layer, weakly, with ``nvfp4::linear_gemm``, its state being one."""
+        state = self.state_dict()
+        check_state(state)
+        contract.require_contiguous("weight_scales", self.weight_scales)
+        contract.require_one_device(**state, alpha=self.alpha)
+        return register_linear(self, name, keep=False)
 
     def dequantized_weight(self) -> Tensor:
         """The dense weight that this layer stands for, exactly but for ``/ g``, float64 [N, K]."""
@@ -223,9 +247,10 @@ class NVFP4Linear(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments that make an equal layer."""
+        runner = f", runner_name={self.runner_name!r}" if self.runner_name else ""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, backend={self.backend!r}"
+            f"bias={self.bias is not None}, backend={self.backend!r}{runner}"
         )
 
     def _load_from_state_dict(

@@ -13,6 +13,7 @@ from kernels.activation.module import SiluAndMul
 from kernels.norm.module import RMSNorm
 from kernels.nvfp4.linear import OPS as NVFP4_OPS
 from kernels.nvfp4.linear import NVFP4Linear
+from kernels.nvfp4.runner_modules import use_runners
 from kernels.svdq.linear import OPS, SVDQW4A4Linear
 from kernels.svdq.mlp import OPS as MLP_OPS
 from kernels.svdq.mlp import SVDQW4A4MLP
@@ -186,6 +187,16 @@ def nvfp4_linear(
         *("weight_global_encode_scale", "input_global_encode_scale", "bias"),
     )
     return _sample(module, x.to(device, dtype), lambda x: dense_nvfp4(module, x), keys, extra=1e-6)
+
+
+@subject(ops=NVFP4_OPS, dtypes=("bfloat16",))
+def nvfp4_linear_by_id(
+    *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Sample:
+    """The same layer as one opaque op, which asks a registry for it."""
+    sample: Sample = nvfp4_linear(backend=backend, dtype=dtype, device=device, generator=generator)
+    use_runners(sample.module, scope="suites.module")
+    return sample
 
 
 def dense_nvfp4(module: NVFP4Linear, x: Tensor) -> Tensor:
