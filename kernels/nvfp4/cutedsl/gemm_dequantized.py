@@ -3,18 +3,18 @@
 It runs wherever tensor cores multiply fp16 (sm80 on), and needs no conversion that an arch may
 lack. `kernels.nvfp4.cutedsl_policy` has its tilings and computes its launch.
 
-Tiling: a block owns one output tile of ``ROWS`` by ``COLUMNS``. Its warps form ``SLICES`` groups of
-``WARPS_M`` by ``WARPS_N``; the groups share out the steps along k in turn, each with ``STAGES``
+Tiling: a block owns one output tile of ``rows`` by ``columns``. Its warps form ``slices`` groups of
+``warps_m`` by ``warps_n``; the groups share out the steps along k in turn, each with ``stages``
 stages of its own in shared memory and a barrier of its own (none but the warp's where a group is
-one warp), and their sums are added at the end, in order. A step is ``SPANS`` times 128 along k, 64
-bytes of codes a row. Tiles are numbered in bands of ``BAND`` tile rows, so that blocks that run
+one warp), and their sums are added at the end, in order. A step is ``spans`` times 128 along k, 64
+bytes of codes a row. Tiles are numbered in bands of ``band`` tile rows, so that blocks that run
 together share weights in L2.
 
 Layout in global memory: codes ``[m, k/2]`` and ``[n, k/2]`` lie two a byte, even k in the low
 nibble; rows lie a multiple of 16 bytes apart, and begin at such. Scales lie in the layout 128x4;
 those of blocks beyond k are not read. ``y`` is contiguous. Offsets are 64 bit.
 
-Layout in shared memory: a stage has the codes of ``ROWS`` then ``COLUMNS`` rows, a step each, in
+Layout in shared memory: a stage has the codes of ``rows`` then ``columns`` rows, a step each, in
 quarters or halves of 32 bytes whose order turns with the row, which keeps the loads of 8 bytes a
 thread free of bank conflicts; then the scales of each of those rows.
 
@@ -33,6 +33,8 @@ added in order. Then, in fp32: ``* 2^16 * alpha``, ``+ bias``; one rounding to t
 infinity where it overflows.
 """
 # Annotations are types to the DSL, so they must not become strings.
+
+from dataclasses import dataclass
 
 import cutlass
 from cutlass import Constexpr, Float16, Float32, Int32, Int64, Uint16, Uint32, cute
@@ -128,19 +130,48 @@ def row_of_scales(row, wide):
     return Int64(row // 128) * (wide * 128) + row % 32 * 16 + row % 128 // 32 * 4
 
 
+@dataclass(frozen=True)
 class Tiling:
     """The constants of a kernel, and what follows from them."""
 
-    def __init__(self, rows, columns, warps_m, warps_n, slices, spans, stages, band):
-        self.rows, self.columns, self.both = rows, columns, rows + columns
-        self.warps_m, self.warps_n, self.slices = warps_m, warps_n, slices
-        self.spans, self.stages, self.band = spans, stages, band
-        self.threads = 32 * warps_m * warps_n  # of a slice
-        self.tall = rows // warps_m // 16  # products of a warp along m
-        self.broad = columns // warps_n // 8  # and along n
-        self.step = spans * SPAN  # bytes of codes of a row
-        self.codes = self.both * self.step  # bytes of a stage
-        self.stage = self.codes + spans * self.both * SCALES
+    rows: int
+    columns: int
+    warps_m: int
+    warps_n: int
+    slices: int
+    spans: int
+    stages: int
+    band: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a slice."""
+        return 32 * self.warps_m * self.warps_n
+
+    @property
+    def tall(self) -> int:
+        """Products of a warp along m."""
+        return self.rows // self.warps_m // 16
+
+    @property
+    def broad(self) -> int:
+        """Products of a warp along n."""
+        return self.columns // self.warps_n // 8
+
+    @property
+    def step(self) -> int:
+        """Bytes of codes of a row in a step."""
+        return self.spans * SPAN
+
+    @property
+    def codes(self) -> int:
+        """Bytes of codes of a stage, which its scales follow."""
+        return (self.rows + self.columns) * self.step
+
+    @property
+    def stage(self) -> int:
+        """Bytes of a stage."""
+        return self.codes + (self.rows + self.columns) * self.spans * SCALES
 
 
 def swizzled(t, row, part):
@@ -150,7 +181,7 @@ def swizzled(t, row, part):
 
 
 def copy_codes(t, to, start, address, stride, rows_left, whole, member):
-    """Begin to copy a step of codes, the rows from ``start`` of a stage, to the span ``to``."""
+    """Begin to copy a step of codes to the rows from ``start`` on of the stage ``to``."""
     units = t.step // UNIT  # of a row
     count = (t.columns if start else t.rows) * units // t.threads
     for i in range(count):
@@ -162,7 +193,7 @@ def copy_codes(t, to, start, address, stride, rows_left, whole, member):
 
 
 def copy_scales(t, to, start, row_0, address, wide, much, member):
-    """Begin to copy a step of scales, the rows from ``start`` of a stage."""
+    """Begin to copy a step of scales to the rows from ``start`` on of a stage."""
     words = 2 * t.spans  # of 4 scales a row
     for i in range((t.columns if start else t.rows) * words // t.threads):
         row = member // words + i * (t.threads // words)
@@ -217,7 +248,7 @@ def pairs_of(t, base, row, part, quad):
 
 
 def multiply(t, atom, sums, base, part, rows, columns, quad):
-    """Add the products of 64 along k; ``rows`` and ``columns`` are the thread's first in a stage."""
+    """Add products of 64 along k; ``rows`` and ``columns`` are the thread's first in a stage."""
     a = cute.make_rmem_tensor((8, t.tall, 4), Float16)
     a_pairs = cute.recast_tensor(a, Uint32)
     for i in range(t.tall):
@@ -261,9 +292,13 @@ def widened(bits, bf16):
     f16 = inline_ptx(
         "cvt.f32.f16 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[Uint16(bits)]
     )
-    return choose(bf16 != 0, inline_ptx(
-        "mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[bits << 16]
-    ), f16)
+    return choose(
+        bf16 != 0,
+        inline_ptx(
+            "mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[bits << 16]
+        ),
+        f16,
+    )
 
 
 @cute.kernel
@@ -285,78 +320,68 @@ def gemm(
     has_bias: Int32,
     bias_bf16: Int32,
     y_bf16: Int32,
-    ROWS: Constexpr,
-    COLUMNS: Constexpr,
-    WARPS_M: Constexpr,
-    WARPS_N: Constexpr,
-    SLICES: Constexpr,
-    SPANS: Constexpr,
-    STAGES: Constexpr,
-    BAND: Constexpr,
+    t: Constexpr,
 ):
-    """One tile of y, by ``32 * WARPS_M * WARPS_N * SLICES`` threads."""
-    t = Tiling(ROWS, COLUMNS, WARPS_M, WARPS_N, SLICES, SPANS, STAGES, BAND)
+    """One tile of y, by ``slices`` times ``threads`` threads."""
     thread, _, _ = cute.arch.thread_idx()
     tile, _, _ = cute.arch.block_idx()
     member = thread % t.threads
     slice_ = cute.arch.make_warp_uniform(thread // t.threads)
     group, quad = thread % 32 // 4, thread % 4
-    warp_m = member // 32 % WARPS_M
-    warp_n = member // (32 * WARPS_M)
+    warp_m = member // 32 % t.warps_m
+    warp_n = member // (32 * t.warps_m)
 
-    tile_rows = (m + ROWS - 1) // ROWS
-    tile_columns = (n + COLUMNS - 1) // COLUMNS
-    first = tile // (BAND * tile_columns) * BAND
-    in_band = cutlass.min(tile_rows - first, Int32(BAND))
-    place = tile % (BAND * tile_columns)
-    row_0 = (first + place % in_band) * ROWS
-    column_0 = place // in_band * COLUMNS
-    inputs = (
-        codes.toint(), wcodes.toint(), ascales.toint(), wscales.toint(), m, n, octets, wide,
-        codes_row, wcodes_row,
-    )
+    tile_rows = (m + t.rows - 1) // t.rows
+    tile_columns = (n + t.columns - 1) // t.columns
+    first = tile // (t.band * tile_columns) * t.band
+    in_band = cutlass.min(tile_rows - first, Int32(t.band))
+    place = tile % (t.band * tile_columns)
+    row_0 = (first + place % in_band) * t.rows
+    column_0 = place // in_band * t.columns
+    addresses = (codes.toint(), wcodes.toint(), ascales.toint(), wscales.toint())
+    inputs = (*addresses, m, n, octets, wide, codes_row, wcodes_row)
     steps = (octets + t.step - 1) // t.step
-    rounds = (steps + SLICES - 1) // SLICES
+    rounds = (steps + t.slices - 1) // t.slices
 
-    shared = Int32(cute.arch.get_dyn_smem(cutlass.Uint8, alignment=16).toint())
-    mine = shared + slice_ * (STAGES * t.stage)
-    for stage in cutlass.range_constexpr(STAGES - 1):
+    shared = cute.arch.get_dyn_smem(cutlass.Uint8, alignment=16)
+    mine = Int32(shared.toint()) + slice_ * (t.stages * t.stage)
+    for stage in cutlass.range_constexpr(t.stages - 1):
         copy_step(
-            t, inputs, mine + stage * t.stage, stage * SLICES + slice_, member, row_0, column_0
+            t, inputs, mine + stage * t.stage, stage * t.slices + slice_, member, row_0, column_0
         )
         commit()
     atom = cute.make_mma_atom(warp.MmaF16BF16Op(Float16, Float32, (16, 8, 16)))
     sums = cute.make_rmem_tensor((4, t.tall, t.broad), Float32)
     sums.fill(0.0)
     my_rows = warp_m * (t.tall * 16) + group
-    my_columns = ROWS + warp_n * (t.broad * 8) + group
+    my_columns = t.rows + warp_n * (t.broad * 8) + group
     stage = Int32(0)
     for round_ in cutlass.range(rounds, unroll=1):
         wait(t, slice_)
-        free = choose(stage == 0, Int32(STAGES - 1), stage - 1)
-        step = (round_ + STAGES - 1) * SLICES + slice_
+        free = choose(stage == 0, Int32(t.stages - 1), stage - 1)
+        step = (round_ + t.stages - 1) * t.slices + slice_
         copy_step(t, inputs, mine + free * t.stage, step, member, row_0, column_0)
         commit()
         base = mine + stage * t.stage
-        for part in cutlass.range(2 * SPANS, unroll=1):
+        for part in cutlass.range(2 * t.spans, unroll=1):
             multiply(t, atom, sums, base, part, my_rows, my_columns, quad)
-        stage = choose(stage == STAGES - 1, Int32(0), stage + 1)
+        stage = choose(stage == t.stages - 1, Int32(0), stage + 1)
 
-    if cutlass.const_expr(SLICES > 1):
+    if cutlass.const_expr(t.slices > 1):
         inline_ptx("cp.async.wait_group 0;")
         cute.arch.sync_threads()
         count = 4 * t.tall * t.broad
         flat = cute.make_tensor(sums.iterator, cute.make_layout(count))
         heap = cute.make_tensor(
-            cute.arch.get_dyn_smem(Float32, alignment=16),
-            cute.make_layout((t.threads, count, SLICES)),
+            cute.recast_ptr(shared, dtype=Float32),
+            cute.make_layout((t.threads, count, t.slices)),
         )
         if slice_ > 0:
             for i in cutlass.range_constexpr(count):
                 heap[member, i, slice_] = flat[i]
         cute.arch.sync_threads()
         if slice_ == 0:
-            for other in cutlass.range_constexpr(1, SLICES):
+            for other in cutlass.range_constexpr(1, t.slices):
                 for i in cutlass.range_constexpr(count):
                     flat[i] = flat[i] + heap[member, i, other]
     if slice_ == 0:
@@ -364,7 +389,7 @@ def gemm(
         for j in cutlass.range_constexpr(t.broad):
             column = column_0 + warp_n * (t.broad * 8) + 8 * j + 2 * quad
             if column < n:
-                left, right = Float32(0.0), Float32(0.0)
+                left, right = Float32(-0.0), Float32(-0.0)  # which change no sum, not even -0
                 if has_bias != 0:
                     at = bias.toint() + Int64(column) * bias_column * 2
                     left = widened(load_16(at), bias_bf16)
@@ -385,7 +410,7 @@ def gemm(
 
 
 @cute.jit
-def launch(
+def nvfp4_gemm(
     codes: cute.Pointer,
     wcodes: cute.Pointer,
     ascales: cute.Pointer,
@@ -412,8 +437,9 @@ def launch(
     STAGES: Constexpr,
     BAND: Constexpr,
 ):
+    """Launch one block; where the kernel is found on disk, none of this runs."""
+    t = Tiling(ROWS, COLUMNS, WARPS_M, WARPS_N, SLICES, SPANS, STAGES, BAND)
     gemm(
         codes, wcodes, ascales, wscales, alpha, bias, y, m, n, octets, wide, codes_row, wcodes_row,
-        bias_column, has_bias, bias_bf16, y_bf16, ROWS, COLUMNS, WARPS_M, WARPS_N, SLICES, SPANS,
-        STAGES, BAND,
-    ).launch(grid=[1, 1, 1], block=[32 * WARPS_M * WARPS_N * SLICES, 1, 1], smem=0)
+        bias_column, has_bias, bias_bf16, y_bf16, t,
+    ).launch(grid=[1, 1, 1], block=[t.threads * t.slices, 1, 1])  # fmt: skip
