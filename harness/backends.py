@@ -108,7 +108,7 @@ def _find(name: str, backend: Backend) -> None:
     try:
         if importlib.util.find_spec(backend.package) is None:
             msg = f"No module named {backend.package!r}"
-            raise ModuleNotFoundError(msg, name=backend.package)  # noqa: TRY301
+            raise ModuleNotFoundError(msg, name=backend.package)
         found = importlib.metadata.version(backend.distribution)
     except (ImportError, ValueError) as error:
         raise _not_importable(name, backend, error) from error

@@ -287,6 +287,49 @@ def rounded(low, high, y_bf16):
     return choose(y_bf16 != 0, bf16, f16)
 
 
+def store(t, sums, j, to, n, rows_left, factor, left, right, y_bf16):
+    """Finish and store a thread's two columns of the products ``j``."""
+    for i in range(t.tall):
+        for lower in range(2):
+            below = 16 * i + 8 * lower
+            word = rounded(
+                sums[2 * lower, i, j] * TO_VALUE * factor + left,
+                sums[2 * lower + 1, i, j] * TO_VALUE * factor + right,
+                y_bf16,
+            )
+            inline_ptx(
+                "st.global.b32 [{$r0}], {$r1};",
+                read_only_args=[to + Int64(n) * (2 * below), word],
+                predicate=rows_left > below,
+            )
+
+
+def place_of_sum(t, heap, index, slice_):
+    """Where in shared memory a thread's sum of a slice lies."""
+    return heap + (slice_ * (4 * t.tall * t.broad) + index) * (4 * t.threads)
+
+
+def hand_over(t, sums, heap, slice_):
+    """Write a slice's sums to shared memory."""
+    for index in range(4 * t.tall * t.broad):
+        inline_ptx(
+            "st.shared.f32 [{$r0}], {$r1};",
+            read_only_args=[place_of_sum(t, heap, index, slice_), sums[index]],
+        )
+
+
+def take_over(t, sums, heap):
+    """Add the sums of the other slices, in order."""
+    for other in range(1, t.slices):
+        for index in range(4 * t.tall * t.broad):
+            loaded = inline_ptx(
+                "ld.shared.f32 {$w0}, [{$r0}];",
+                write_only_types=[Float32],
+                read_only_args=[place_of_sum(t, heap, index, other)],
+            )
+            sums[index] = sums[index] + loaded
+
+
 def widened(bits, bf16):
     """A 16-bit number of either dtype in fp32."""
     f16 = inline_ptx(
@@ -370,22 +413,16 @@ def gemm(
     if cutlass.const_expr(t.slices > 1):
         inline_ptx("cp.async.wait_group 0;")
         cute.arch.sync_threads()
-        count = 4 * t.tall * t.broad
-        flat = cute.make_tensor(sums.iterator, cute.make_layout(count))
-        heap = cute.make_tensor(
-            cute.recast_ptr(shared, dtype=Float32),
-            cute.make_layout((t.threads, count, t.slices)),
-        )
+        # After the last step no stage is read: sums take their place.
+        heap = Int32(shared.toint()) + 4 * member
         if slice_ > 0:
-            for i in cutlass.range_constexpr(count):
-                heap[member, i, slice_] = flat[i]
+            hand_over(t, sums, heap, slice_)
         cute.arch.sync_threads()
         if slice_ == 0:
-            for other in cutlass.range_constexpr(1, t.slices):
-                for i in cutlass.range_constexpr(count):
-                    flat[i] = flat[i] + heap[member, i, other]
+            take_over(t, sums, heap)
     if slice_ == 0:
         factor = cute.arch.load(alpha, Float32)
+        row = row_0 + warp_m * (t.tall * 16) + group
         for j in cutlass.range_constexpr(t.broad):
             column = column_0 + warp_n * (t.broad * 8) + 8 * j + 2 * quad
             if column < n:
@@ -394,19 +431,8 @@ def gemm(
                     at = bias.toint() + Int64(column) * bias_column * 2
                     left = widened(load_16(at), bias_bf16)
                     right = widened(load_16(at + bias_column * 2), bias_bf16)
-                for i in cutlass.range_constexpr(t.tall):
-                    for lower in cutlass.range_constexpr(2):
-                        row = row_0 + warp_m * (t.tall * 16) + 16 * i + 8 * lower + group
-                        if row < m:
-                            word = rounded(
-                                sums[2 * lower, i, j] * TO_VALUE * factor + left,
-                                sums[2 * lower + 1, i, j] * TO_VALUE * factor + right,
-                                y_bf16,
-                            )
-                            inline_ptx(
-                                "st.global.b32 [{$r0}], {$r1};",
-                                read_only_args=[y.toint() + (Int64(row) * n + column) * 2, word],
-                            )
+                to = y.toint() + (Int64(row) * n + column) * 2
+                store(t, sums, j, to, n, m - row, factor, left, right, y_bf16)
 
 
 @cute.jit
