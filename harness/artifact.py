@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from harness import arch as arches
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from harness.disassembly import Code, InspectionFailed, code_of, run_tool
 
 __all__ = [
     "SHARED_LIMITS",
     "Artifact",
     "CompileFailed",
-    "InspectionFailed",
     "inspect",
     "require_fit",
     "require_known",
@@ -53,10 +46,6 @@ class CompileFailed(RuntimeError):
         self.message = message
 
 
-class InspectionFailed(RuntimeError):
-    """The kernel compiled, and the disassembler at hand cannot read the arch."""
-
-
 @dataclass(frozen=True)
 class Artifact:
     """Machine code of one kernel for one arch, and what it needs of a multiprocessor.
@@ -76,14 +65,22 @@ class Artifact:
     kernel: str
     ptx: str
     cubin: bytes
-    sass: str
+    code: Code
     registers: int
     shared_bytes: int
     stack_bytes: int
     local_bytes: int
-    spill_stores: int
-    spill_loads: int
     warps: int
+
+    @property
+    def spill_stores(self) -> int:
+        """How many instructions write to local memory."""
+        return self._count("STL")
+
+    @property
+    def spill_loads(self) -> int:
+        """How many instructions read local memory."""
+        return self._count("LDL")
 
     @property
     def spills(self) -> bool:
@@ -93,7 +90,10 @@ class Artifact:
     def find(self, pattern: str) -> tuple[str, ...]:
         """Return the SASS instructions in which a regular expression is found, in order."""
         wanted = re.compile(pattern)
-        return tuple(line for line in _instructions(self.sass) if wanted.search(line))
+        return tuple(line for line in self.code.instructions if wanted.search(line))
+
+    def _count(self, opcode: str) -> int:
+        return len(self.find(rf"^(?:@!?U?P\w+\s+)?{opcode}\b"))
 
 
 def require_known(arch: str) -> None:
@@ -113,25 +113,23 @@ def inspect(
     dynamic_shared: int,
     ptx: str = "",
 ) -> Artifact:
-    """Read the machine code of the function ``symbol``; a cubin may hold others beside it.
+    """Read what the function ``symbol`` needs; a cubin may hold others beside it.
 
-    Raises InspectionFailed if the disassembler at hand is too old for ``arch``.
+    Its instructions are read when they are asked for, or by `disassembly.disassemble` with those of
+    others. Raises InspectionFailed for what cannot be read.
     """
-    dump = _dump(cubin, arch)
-    sass, usage = _sass_of(dump, symbol), _resources(dump, symbol)
+    usage = _resources(run_tool("cuobjdump", arch, cubin, "-res-usage"), symbol)
     system = _SYSTEM_SHARED if arches.number(arch) >= (9, 0) else 0
     return Artifact(
         arch=arch,
         kernel=kernel,
         ptx=ptx,
         cubin=cubin,
-        sass=sass,
+        code=code_of(cubin, symbol, arch),
         registers=usage["REG"],
         shared_bytes=max(usage["SHARED"] - system, 0) + dynamic_shared,
         stack_bytes=usage["STACK"],
         local_bytes=usage["LOCAL"],
-        spill_stores=_count(sass, "STL"),
-        spill_loads=_count(sass, "LDL"),
         warps=warps,
     )
 
@@ -152,36 +150,6 @@ def require_fit(artifact: Artifact) -> None:
         )
 
 
-@functools.lru_cache(maxsize=64)
-def _dump(cubin: bytes, arch: str) -> str:
-    from triton import knobs  # its wheel brings the disassembler
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(cubin)
-        command = [knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", str(path)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        remedy = (
-            "point triton.knobs.nvidia.cuobjdump and nvdisasm to newer ones, or use a newer triton"
-        )
-        tool = f"cuobjdump {knobs.nvidia.cuobjdump.version}"
-        msg = f"{tool} cannot read {arch}: {done.stderr.strip()}; {remedy}"
-        raise InspectionFailed(msg)
-    return done.stdout
-
-
-def _sass_of(dump: str, symbol: str) -> str:
-    """What ``-sass`` prints of one function, with its heading."""
-    heading = rf"^\s*Function : {re.escape(symbol)}$"
-    parts = re.split(r"(?m)^(?=\s*Function : )", dump)
-    found = [part for part in parts if re.match(heading, part, re.MULTILINE)]
-    if not found:
-        msg = f"cuobjdump -sass printed no function {symbol!r}; its output: {dump[:400]!r}"
-        raise InspectionFailed(msg)
-    return found[0]
-
-
 def _resources(dump: str, symbol: str) -> dict[str, int]:
     line = re.search(rf"^\s*Function {re.escape(symbol)}:\n(.*)$", dump, re.MULTILINE)
     words = re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", line[1] if line else "")
@@ -194,13 +162,3 @@ def _resources(dump: str, symbol: str) -> dict[str, int]:
         )
         raise InspectionFailed(msg)
     return found
-
-
-def _instructions(sass: str) -> Iterator[str]:
-    for match in re.finditer(r"/\*[0-9a-f]{4,}\*/\s+([^;]+?)\s*;", sass):
-        yield match.group(1)
-
-
-def _count(sass: str, opcode: str) -> int:
-    pattern = re.compile(rf"^(?:@!?U?P\w+\s+)?{opcode}\b")
-    return sum(pattern.match(line) is not None for line in _instructions(sass))

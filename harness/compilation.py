@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -10,12 +11,13 @@ import torch
 
 from harness import arch as arches
 from harness import device as devices
+from harness.disassembly import InspectionFailed, disassemble
 from harness.execute import build
 from harness.launches import capture_launches
 from harness.probes import base_case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from harness.artifact import Artifact
     from harness.case import Case
@@ -79,6 +81,28 @@ def compile_case(op: Op, kernel: Kernel, case: Case, arch: str) -> Compiled:
     """
     launches = launches_of(op, kernel, case, arch)
     return Compiled(case, tuple(_compile(launch, arch) for launch in launches))
+
+
+def compile_cases(
+    op: Op, kernel: Kernel, cases: Iterable[Case], arch: str
+) -> dict[Case, Compiled | Exception]:
+    """As `compile_case` for each case, or what that raises.
+
+    All machine code is disassembled together, since one by one that takes longer than compiling.
+    """
+    made = {case: _tried(op, kernel, case, arch) for case in cases}
+    compiled = [each for each in made.values() if isinstance(each, Compiled)]
+    # What cannot be read says so when it is asked for, case by case.
+    with contextlib.suppress(InspectionFailed):
+        disassemble(artifact.code for each in compiled for artifact in each.artifacts)
+    return made
+
+
+def _tried(op: Op, kernel: Kernel, case: Case, arch: str) -> Compiled | Exception:
+    try:
+        return compile_case(op, kernel, case, arch)
+    except Exception as error:  # noqa: BLE001 - told for its own case, see above
+        return error
 
 
 def _compile(launch: Launch, arch: str) -> Artifact:

@@ -231,7 +231,8 @@ def compile_launch(launch: Launch, arch: str, *, folder: Path | None = None) -> 
 
     Raises:
         CompileFailed: the compiler refuses, or a block needs more than it may have.
-        InspectionFailed: the disassembler at hand is too old for ``arch``.
+        InspectionFailed: the tools at hand are too old for ``arch``; some say so when the
+            instructions are asked for.
         BackendMissing: as of `Source.compile`.
         ValueError: unknown arch, or a launch of another backend.
     """

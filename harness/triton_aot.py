@@ -34,7 +34,8 @@ def compile_launch(launch: launches.Launch, arch: str) -> artifact.Artifact:
 
     Raises:
         CompileFailed: the compiler refuses, or the kernel needs more memory than a block may have.
-        InspectionFailed: the triton at hand is too old to disassemble for ``arch``.
+        InspectionFailed: the triton at hand is too old for ``arch``; it may say so when the
+            instructions are asked for.
         ValueError: unknown arch, or a launch that is not Triton's.
     """
     artifact.require_known(arch)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import compilation
-from harness.artifact import CompileFailed, InspectionFailed
+from harness.artifact import CompileFailed
 from harness.backends import BackendMissing
+from harness.disassembly import InspectionFailed
 from harness.subjects import Unavailable
 
 if TYPE_CHECKING:
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
 
 @pytest.mark.parity(layer="compile")
 def test_compiles_to_the_expected_machine_code(parity: Check) -> None:
-    compiled: list[compilation.Compiled] = []
+    arch, compiled = parity.cell.arch, list[compilation.Compiled]()
+    cases = list(compilation.representative(parity.op, parity.kernel, arch))
+    wanted = [case for case in cases if parity.settings.only in {None, case.id}]
+    made = compilation.compile_cases(parity.op, parity.kernel, wanted, arch)
 
     def check(case: Case) -> str:
+        found = made[case]
         try:
-            made = compilation.compile_case(parity.op, parity.kernel, case, parity.cell.arch)
+            if isinstance(found, Exception):
+                raise found
+            compiled.append(found)
+            return "; ".join(compilation.problems(parity.kernel, found, arch))
         except CompileFailed as error:
             return str(error)
         except (BackendMissing, InspectionFailed) as error:
             raise Unavailable(str(error)) from error
-        compiled.append(made)
-        return "; ".join(compilation.problems(parity.kernel, made, parity.cell.arch))
 
-    cases = compilation.representative(parity.op, parity.kernel, parity.cell.arch)
-    parity.each_case(list(cases), check)
+    parity.each_case(cases, check)
     parity.figures |= compilation.figures(compiled)
