@@ -42,14 +42,9 @@ class RunnerModule(nn.Module):
         """The id; None without a runner, and in an export, which is to carry the weights."""
         return None if torch.compiler.is_exporting() else self.runner_id
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state.pop("runner_id", None)  # the original's
-        return state
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if self.runner_name is not None:
+        if self.runner_name is not None:  # the id is the original's
             self.runner_id = self.register_as(self.runner_name)
 
 

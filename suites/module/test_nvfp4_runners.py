@@ -227,6 +227,19 @@ def test_a_gradient_is_refused_by_the_op_too() -> None:
         layer(draw(2, 96).bfloat16().requires_grad_()).sum().backward()
 
 
+def test_a_new_name_releases_the_old_one() -> None:
+    layer = plain_layer()
+    x = draw(3, 96).bfloat16()
+    ids = [layer.use_runner(name) for name in ("old", "new", "new")]
+    for at in ids[:-1]:
+        with pytest.raises(UnknownRunner, match="is released"):
+            runners.linear_gemm(x, at, 40)
+    layer.release_runner()
+    with pytest.raises(UnknownRunner, match="'new', which is released"):
+        runners.linear_gemm(x, ids[-1], 40)
+    assert layer.runner_id is None
+
+
 def test_a_models_layers_are_named_by_their_place() -> None:
     def model() -> nn.Sequential:
         return nn.Sequential(layer_of(), nn.Sequential(nn.ReLU(), layer_of()))
