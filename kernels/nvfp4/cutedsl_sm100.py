@@ -21,9 +21,9 @@ Order of operations:
 
 1. Warp 5 asks for the codes and scales of a step by TMA, into a free stage.
 2. Warp 4 waits for a stage, copies its scales to tensor memory (``tcgen05.cp``) and issues four
-   products of 64 (``tcgen05.mma``, ``kind::mxf4nvf4.block_scale``), accumulating in fp32. The tensor
-   core executes both in the order in which one thread issued them, so one copy of the scales
-   serves all steps. Each stage is freed when its products are done.
+   products of 64 (``tcgen05.mma``, kind ``mxf4nvf4.block_scale``), accumulated in fp32. Tensor
+   cores execute both in the order in which one thread issued them, so that all steps share the
+   same columns for scales. A stage is free when its products are done.
 3. When all products are done, warps 0 to 3 read accumulators, a row a thread and 32 columns at a
    time. In fp32: ``* alpha``, ``+ bias``; one rounding to the output dtype, to infinity where it
    overflows; 16 bytes a store, none beyond m and n.
@@ -209,11 +209,9 @@ def _gemm(
     k: cutlass.Int32,
     config: cutlass.Constexpr,
 ):
-    thread, _, _ = cute.arch.thread_idx()
     tile_row, tile_col, _ = cute.arch.block_idx()
     warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
     steps = cute.ceil_div(k, BLOCK_K)
-    tile = (BLOCK_M, config.block_n, BLOCK_K)
 
     memory = SmemAllocator()
     ring = memory.allocate_array(cutlass.Int64, 2 * config.stages)
@@ -226,8 +224,8 @@ def _gemm(
     )
 
     if warp == TMA_WARP:
-        for atom in (a_load, w_load, as_load, ws_load):
-            cpasync.prefetch_descriptor(atom)
+        for load in (a_load, w_load, as_load, ws_load):
+            cpasync.prefetch_descriptor(load)
     if warp == MMA_WARP:
         with cute.arch.elect_one():
             cute.arch.mbarrier_init(done, 1)
@@ -245,17 +243,16 @@ def _gemm(
     )
 
     if warp == TMA_WARP:
-        mine = mma.get_slice(0)
-        a_tiles = mine.partition_A(cute.local_tile(a_global, tile[0::2], (tile_row, None)))
-        w_tiles = mine.partition_B(cute.local_tile(w_global, tile[1:], (tile_col, None)))
-        as_tiles = cute.local_tile(as_global, (SCALE_ROWS, PRODUCTS, 1), (0, None, tile_row))
-        ws_tiles = cute.local_tile(
-            ws_global,
-            (SCALE_ROWS, PRODUCTS, config.scale_tiles),
-            (0, None, tile_col * config.block_n // (SCALE_ROWS * config.scale_tiles)),
-        )
-        a_from, a_to = _partition(a_load, a_tiles, a_stages)
-        w_from, w_to = _partition(w_load, w_tiles, w_stages)
+        weights_row = tile_col * config.block_n // (SCALE_ROWS * config.scale_tiles)
+        share = mma.get_slice(0)
+        a_tiles = cute.local_tile(a_global, (BLOCK_M, BLOCK_K), (tile_row, None))
+        w_tiles = cute.local_tile(w_global, (config.block_n, BLOCK_K), (tile_col, None))
+        as_box = (SCALE_ROWS, PRODUCTS, 1)
+        ws_box = (SCALE_ROWS, PRODUCTS, config.scale_tiles)
+        as_tiles = cute.local_tile(as_global, as_box, (0, None, tile_row))
+        ws_tiles = cute.local_tile(ws_global, ws_box, (0, None, weights_row))
+        a_from, a_to = _partition(a_load, share.partition_A(a_tiles), a_stages)
+        w_from, w_to = _partition(w_load, share.partition_B(w_tiles), w_stages)
         as_from, as_to = _partition(as_load, as_tiles, as_stages)
         ws_from, ws_to = _partition(ws_load, ws_tiles, ws_stages)
         for step in cutlass.range(steps, unroll=1):
@@ -270,78 +267,88 @@ def _gemm(
     if warp == MMA_WARP:
         tensor_memory.wait_for_alloc()
         tcgen05_fence("after_thread_sync")
-        base = tensor_memory.retrieve_ptr(cutlass.Float32)
-        acc = _accumulators(mma, base, config)
-        a_layout_scales = make_smem_layout_sfa(mma, tile, SHARED_BY, config.stages)
-        w_layout_scales = make_smem_layout_sfb(mma, tile, SHARED_BY, config.stages)
-        as_columns = base + config.block_n
-        ws_columns = as_columns + SCALE_COLUMNS
-        ws_first = ws_columns + tile_col * config.block_n % SCALE_ROWS // 32
-        stage_layout = cute.select(a_layout_scales, [0, 1, 2])
-        in_a = make_tmem_layout_sfa(mma, tile, SHARED_BY, stage_layout)
-        stage_layout = cute.select(w_layout_scales, [0, 1, 2])
-        in_w = make_tmem_layout_sfb(mma, tile, SHARED_BY, stage_layout)
-        as_copy, as_from, as_to = _scales_copy(as_stages, a_layout_scales, as_columns, in_a)
-        ws_copy, ws_from, ws_to = _scales_copy(ws_stages, w_layout_scales, ws_columns, in_w)
-        as_used = cute.make_tensor(cute.recast_ptr(as_columns, dtype=SCALE), in_a)
-        ws_used = cute.make_tensor(cute.recast_ptr(ws_first, dtype=SCALE), in_w)
-        a_used = mma.make_fragment_A(a_stages)
-        w_used = mma.make_fragment_B(w_stages)
-        for step in cutlass.range(steps, unroll=1):
-            stage = consumer.wait_and_advance()
-            if step == steps - 1 and k % PRODUCT_K != 0:
-                _clear_padding(as_stages, k, stage.index)
-                _clear_padding(ws_stages, k, stage.index)
-                cute.arch.fence_proxy("async.shared", space="cta")
-                cute.arch.sync_warp()
-            at = (None, None, None, None, stage.index)
-            cute.copy(as_copy, as_from[at], as_to)
-            cute.copy(ws_copy, ws_from[at], ws_to)
-            for product in cutlass.range_constexpr(PRODUCTS):
-                mma.set(tcgen05.Field.ACCUMULATE, True if product else step != 0)
-                at = (None, None, product, stage.index)
-                cute.gemm(
-                    mma,
-                    acc,
-                    [a_used[at], as_used[None, None, product]],
-                    [w_used[at], ws_used[None, None, product]],
-                    acc,
-                )
-            stage.release()
+        columns = tensor_memory.retrieve_ptr(cutlass.Float32)
+        within = tile_col * config.block_n % SCALE_ROWS
+        stages = (a_stages, w_stages, as_stages, ws_stages)
+        _multiply(mma, consumer, stages, columns, within, k, config)
         with cute.arch.elect_one():
             tcgen05.commit(done)
 
     if warp < WRITERS:
         tensor_memory.allocate(config.columns)
         tensor_memory.wait_for_alloc()
-        base = tensor_memory.retrieve_ptr(cutlass.Float32)
+        columns = tensor_memory.retrieve_ptr(cutlass.Float32)
         tensor_memory.relinquish_alloc_permit()
-        acc = _accumulators(mma, base, config)
-        chunks = cute.flat_divide(acc[(None, None), 0, 0], (BLOCK_M, CHUNK))
-        read = tcgen05.make_tmem_copy(
-            cute.make_copy_atom(tcgen05.Ld32x32bOp(tcgen05.Repetition.x32), cutlass.Float32),
-            chunks[None, None, 0, 0],
-        )
-        mine = read.get_slice(thread)
-        held = mine.partition_S(chunks)
-        places = mine.partition_D(cute.make_identity_tensor((BLOCK_M, CHUNK)))
-        row = tile_row * BLOCK_M + places[0][0]
-        values = cute.make_rmem_tensor(places.shape, cutlass.Float32)
-        factor = alpha.load()
-        cute.arch.mbarrier_wait(done, 0)
-        tcgen05_fence("after_thread_sync")
-        for chunk in cutlass.range_constexpr(config.block_n // CHUNK):
-            cute.copy(read, held[None, None, None, 0, chunk], values)
-            cute.arch.fence_view_async_tmem_load()
-            if row < m:
-                for part in cutlass.range_constexpr(CHUNK // VECTOR):
-                    vector = (tile_col * config.block_n + chunk * CHUNK) // VECTOR + part
-                    if vector * VECTOR < n:
-                        _store(values, part, factor, bias, y, m, n, row, vector)
+        _write(mma, done, columns, alpha, bias, y, m, n, config)
         tcgen05_fence("before_thread_sync")
         pipeline.NamedBarrier(barrier_id=2, num_threads=32 * WRITERS).arrive_and_wait()
         tcgen05_fence("after_thread_sync")
-        tensor_memory.free(base)
+        tensor_memory.free(columns)
+
+
+@cute.jit
+def _multiply(mma, consumer, stages, columns, within, k, config):
+    """Issue the products of all steps; weights begin ``within`` rows into their tile of scales."""
+    a_stages, w_stages, as_stages, ws_stages = stages
+    tile = (BLOCK_M, config.block_n, BLOCK_K)
+    as_layout = make_smem_layout_sfa(mma, tile, SHARED_BY, config.stages)
+    ws_layout = make_smem_layout_sfb(mma, tile, SHARED_BY, config.stages)
+    as_held = make_tmem_layout_sfa(mma, tile, SHARED_BY, cute.select(as_layout, [0, 1, 2]))
+    ws_held = make_tmem_layout_sfb(mma, tile, SHARED_BY, cute.select(ws_layout, [0, 1, 2]))
+    as_columns = columns + config.block_n
+    ws_columns = as_columns + SCALE_COLUMNS
+    as_copy, as_from, as_to = _scales_copy(as_stages, as_layout, as_columns, as_held)
+    ws_copy, ws_from, ws_to = _scales_copy(ws_stages, ws_layout, ws_columns, ws_held)
+    acc = _accumulators(mma, columns, config)
+    a_used, w_used = mma.make_fragment_A(a_stages), mma.make_fragment_B(w_stages)
+    as_used = cute.make_tensor(cute.recast_ptr(as_columns, dtype=SCALE), as_held)
+    ws_used = cute.make_tensor(cute.recast_ptr(ws_columns + within // 32, dtype=SCALE), ws_held)
+    steps = cute.ceil_div(k, BLOCK_K)
+    for step in cutlass.range(steps, unroll=1):
+        stage = consumer.wait_and_advance()
+        if step == steps - 1 and k % PRODUCT_K != 0:
+            _clear_padding(as_stages, k, stage.index)
+            _clear_padding(ws_stages, k, stage.index)
+            cute.arch.fence_proxy("async.shared", space="cta")
+            cute.arch.sync_warp()
+        scales = (None, None, None, None, stage.index)
+        cute.copy(as_copy, as_from[scales], as_to)
+        cute.copy(ws_copy, ws_from[scales], ws_to)
+        for product in cutlass.range_constexpr(PRODUCTS):
+            mma.set(tcgen05.Field.ACCUMULATE, True if product else step != 0)
+            a = [a_used[None, None, product, stage.index], as_used[None, None, product]]
+            w = [w_used[None, None, product, stage.index], ws_used[None, None, product]]
+            cute.gemm(mma, acc, a, w, acc)
+        stage.release()
+
+
+@cute.jit
+def _write(mma, done, columns, alpha, bias, y, m, n, config):
+    """Wait for the accumulators; finish and store them."""
+    thread, _, _ = cute.arch.thread_idx()
+    tile_row, tile_col, _ = cute.arch.block_idx()
+    acc = _accumulators(mma, columns, config)
+    chunks = cute.flat_divide(acc[(None, None), 0, 0], (BLOCK_M, CHUNK))
+    read = tcgen05.make_tmem_copy(
+        cute.make_copy_atom(tcgen05.Ld32x32bOp(tcgen05.Repetition.x32), cutlass.Float32),
+        chunks[None, None, 0, 0],
+    )
+    share = read.get_slice(thread)
+    held = share.partition_S(chunks)
+    places = share.partition_D(cute.make_identity_tensor((BLOCK_M, CHUNK)))
+    values = cute.make_rmem_tensor(places.shape, cutlass.Float32)
+    row = tile_row * BLOCK_M + places[0][0]
+    factor = alpha.load()
+    cute.arch.mbarrier_wait(done, 0)
+    tcgen05_fence("after_thread_sync")
+    for chunk in cutlass.range_constexpr(config.block_n // CHUNK):
+        cute.copy(read, held[None, None, None, 0, chunk], values)
+        cute.arch.fence_view_async_tmem_load()
+        if row < m:
+            for part in cutlass.range_constexpr(CHUNK // VECTOR):
+                vector = (tile_col * config.block_n + chunk * CHUNK) // VECTOR + part
+                if vector * VECTOR < n:
+                    _store(values, part, factor, bias, y, m, n, row, vector)
 
 
 def _scale_stages(tiles, config):
