@@ -28,7 +28,7 @@ def install(session: nox.Session, *requirements: str, groups: tuple[str, ...]) -
 @nox.session
 def parity(session: nox.Session) -> None:
     """Run every kernel through every layer; arguments go to pytest, such as --kernel NAME."""
-    install(session, "--editable=.[cuda,e2e]", groups=("tests",))
+    install(session, "--editable=.[cuda,cutedsl,e2e]", groups=("tests",))
     RECORDS.mkdir(parents=True, exist_ok=True)
     session.run(
         *("python", "-m", "pytest"),
@@ -42,7 +42,7 @@ def parity(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all suites and the harness's own tests; arguments go to pytest."""
-    install(session, "--editable=.[cuda,e2e]", groups=("tests",))
+    install(session, "--editable=.[cuda,cutedsl,e2e]", groups=("tests",))
     session.run("python", "-m", "pytest", "--numprocesses=auto", *session.posargs)
 
 

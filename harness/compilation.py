@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 ALIGNED: Final = 256  # divisible by every tile and by 16: the specialisation of ordinary sizes
 
 
-# Triton puts nothing else there. CUDA C++ does, and most often where a loop was not unrolled: it
+# Triton puts nothing else there. The others do, and most often where a loop was not unrolled: it
 # costs the same, and the remedy is the same or is a declaration.
 _IN_LOCAL_MEMORY: Final = {
     "triton": "spilled registers",
     "cuda": "local memory, for spilled registers or an array that is indexed at run time",
+    "cutedsl": "local memory, for spilled registers or a tensor that is indexed at run time",
 }
 
 
@@ -86,11 +87,14 @@ def _compile(launch: Launch, arch: str) -> Artifact:
         from harness import triton_aot
 
         return triton_aot.compile_launch(launch, arch)
-    if launch.backend == "cuda":
-        from harness import nvrtc
+    if launch.backend in {"cuda", "cutedsl"}:
+        from harness import native
 
-        return nvrtc.compile_launch(launch, arch)
-    msg = f"backend={launch.backend!r} of {launch} is not compiled here; use 'triton' or 'cuda'"
+        return native.compile_launch(launch, arch)
+    msg = (
+        f"backend={launch.backend!r} of {launch} is not compiled here; "
+        f"use 'triton', 'cuda' or 'cutedsl'"
+    )
     raise NotImplementedError(msg)
 
 

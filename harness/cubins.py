@@ -15,11 +15,15 @@ __all__ = ["Binary", "default_folder", "load", "store"]
 
 @dataclass(frozen=True)
 class Binary:
-    """Machine code with the symbol of its kernel, and what the compiler said beside it."""
+    """Machine code with the symbol of its kernel, and what the compiler said beside it.
+
+    ``ptx`` is empty where the compiler keeps none.
+    """
 
     cubin: bytes
     symbol: str
     log: str
+    ptx: str = ""
 
 
 def default_folder() -> Path:
@@ -34,7 +38,7 @@ def load(folder: Path, key: str) -> Binary | None:
         fields = json.loads(head)
         if fields["sha256"] != hashlib.sha256(cubin).hexdigest():
             return None
-        return Binary(cubin, fields["symbol"], fields["log"])
+        return Binary(cubin, fields["symbol"], fields["log"], fields["ptx"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -45,7 +49,7 @@ def store(folder: Path, key: str, binary: Binary) -> None:
     A folder that cannot be written costs time, not results, and so is no error.
     """
     digest = hashlib.sha256(binary.cubin).hexdigest()
-    head = {"sha256": digest, "symbol": binary.symbol, "log": binary.log}
+    head = {"sha256": digest, "symbol": binary.symbol, "log": binary.log, "ptx": binary.ptx}
     path = _path(folder, key)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -188,7 +188,7 @@ def _missing_backend(kernel: str) -> str:
     from harness import backends, registry
 
     try:
-        backends.require(registry.kernel(kernel).backend)
+        backends.require_installed(registry.kernel(kernel).backend)
     except backends.BackendMissing as error:
         return str(error)
     return ""

@@ -15,6 +15,7 @@ from harness import backends
 if TYPE_CHECKING:
     from kernels.activation.triton import silu_and_mul
     from kernels.norm.triton import rms_norm
+    from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
     from kernels.nvfp4.triton_gemm import nvfp4_gemm
     from kernels.nvfp4.triton_quantize import nvfp4_quantize
     from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # Where each lives: the backend that it needs, and the module.
 _HOMES: Final = {
     "nvfp4_gemm": ("triton", "kernels.nvfp4.triton_gemm"),
+    "nvfp4_gemm_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_gemm"),
     "nvfp4_quantize": ("triton", "kernels.nvfp4.triton_quantize"),
     "rms_norm": ("triton", "kernels.norm.triton"),
     "silu_and_mul": ("triton", "kernels.activation.triton"),
@@ -43,6 +45,7 @@ MODULES: Final = tuple(module for _, module in _HOMES.values())
 __all__ = [
     "MODULES",
     "nvfp4_gemm",
+    "nvfp4_gemm_cutedsl",
     "nvfp4_quantize",
     "rms_norm",
     "silu_and_mul",
@@ -60,5 +63,5 @@ def __getattr__(name: str) -> object:
         msg = f"module 'kernels' has no attribute {name!r}; it has {', '.join(__all__)}"
         raise AttributeError(msg)
     backend, module = _HOMES[name]
-    backends.require(backend)
+    backends.require_installed(backend)
     return getattr(importlib.import_module(module), name)

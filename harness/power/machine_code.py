@@ -43,9 +43,10 @@ def sources(kernel: str, arch: str) -> Iterator[Source]:
     for case in compilation.representative(op, declared, arch):
         for launch in compilation.launches_of(op, declared, case, arch):
             found = launch.function
-            if isinstance(found, nvrtc.Function) and found.source not in seen:
-                seen.append(found.source)
-                yield found.source
+            source = found.source if isinstance(found, nvrtc.Function) else None
+            if isinstance(source, nvrtc.Source) and source not in seen:
+                seen.append(source)
+                yield source
 
 
 def differs(kernel: str, arch: str, fault: Fault, *, folder: Path | None = None) -> bool:

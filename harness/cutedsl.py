@@ -1,0 +1,200 @@
+"""The CuTe DSL compiled for any arch, with no GPU, and kept on disk so that it is imported once.
+
+Importing this imports neither cutlass nor torch, and a kernel that is found on disk needs no
+cutlass either: what it was compiled to is launched by cuda-core (`harness.native`). So the DSL's
+runtime has no part in a launch, and its compiler, which brings LLVM as Triton does, is loaded into
+a process only to compile. Both compilers in one process, in either order, gave the same machine
+code as alone (4.8.1 beside triton 3.7.1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+import tempfile
+import threading
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from harness import artifact, backends, cubins, kernel_arguments
+from harness.native import Function, target_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import ModuleType
+
+    from harness.kernel_arguments import Kind
+
+__all__ = ["Source", "compile_source", "function_of"]
+
+Constant = int | float | str
+_ENTRY: Final = 1  # the form of an entry on disk; another one is another key
+# What pointers and numbers are called there. A tensor of any dtype is bytes.
+_POINTERS: Final = {
+    kernel_arguments.ANY: "Uint8",
+    "uint8": "Uint8",
+    "int8": "Int8",
+    "int32": "Int32",
+    "int64": "Int64",
+    "float16": "Float16",
+    "bfloat16": "BFloat16",
+    "float32": "Float32",
+    "float8_e4m3fn": "Float8E4M3FN",
+}
+_NUMBERS: Final = {
+    ctypes.c_int32: "Int32",
+    ctypes.c_int64: "Int64",
+    ctypes.c_uint32: "Uint32",
+    ctypes.c_float: "Float32",
+}
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
+_lock = threading.Lock()  # the compiler keeps what it compiles in global state
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kernel in the CuTe DSL, as the text of a Python module that stands alone.
+
+    ``kernel`` is a function of it decorated by ``cute.jit``, which takes ``parameters`` in their
+    order, then ``constants`` by keyword (as ``cutlass.Constexpr``), and launches one kernel with
+    the same parameters. What it gives as grid and shared memory does not count, as that is given at
+    each launch; its block does, as the bound for registers. The text is not imported by anything
+    else, so that nothing else decides the machine code. ``specific`` compiles for an arch and no
+    later one (``sm_90a``), as wgmma, tcgen05 and block-scaled instructions need.
+    """
+
+    backend: ClassVar[str] = "cutedsl"
+    name: str
+    text: str
+    kernel: str
+    parameters: Mapping[str, Kind] = field(hash=False)
+    constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
+    specific: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in self.parameters.items():
+            known = (
+                kind.removesuffix("?") in _POINTERS if isinstance(kind, str) else kind in _NUMBERS
+            )
+            if not known:
+                numbers = ", ".join(each.__name__ for each in _NUMBERS)
+                msg = (
+                    f"parameter {name!r} of {self.name} is declared as {kind!r}; "
+                    f"use one of {', '.join(_POINTERS)}, {numbers}"
+                )
+                raise TypeError(msg)
+
+    def compile(self, arch: str, *, folder: Path | None = None) -> cubins.Binary:
+        """Machine code for ``arch``; see `compile_source`."""
+        return compile_source(self, arch, folder=folder)
+
+
+def function_of(source: Source, module: str, *, folder: Path | None = None) -> Function:
+    """What launches ``source``; ``module`` is who it belongs to, for reports: ``__name__``."""
+    return Function(source, source.parameters, module, folder)
+
+
+def compile_source(source: Source, arch: str, *, folder: Path | None = None) -> cubins.Binary:
+    """Machine code and PTX of ``source`` for ``arch`` (``sm90``, or ``sm90a``), kept in ``folder``.
+
+    The folder is one of the user's by default. An entry is found again by all that decides the
+    machine code: text, parameters, constants, arch and the DSL's version; one that is damaged is
+    compiled anew.
+
+    Raises:
+        BackendMissing: the DSL; says what to install.
+        CompileFailed: with the compiler's words.
+        ValueError: no such arch.
+    """
+    target = target_of(arch, specific=source.specific)
+    key = _key(source, target, backends.version_of("cutedsl"))
+    where = folder or cubins.default_folder()
+    found = cubins.load(where, key)
+    if found is None:
+        found = _compile(source, arch, target)
+        cubins.store(where, key, found)
+    return found
+
+
+def _key(source: Source, target: str, version: str) -> str:
+    kinds = [[name, _word(kind)] for name, kind in source.parameters.items()]
+    parts = [
+        *("cutedsl", _ENTRY, version, target),
+        *(source.name, source.text, source.kernel, kinds, sorted(source.constants.items())),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _word(kind: Kind) -> str:
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _compile(source: Source, arch: str, target: str) -> cubins.Binary:
+    cutlass = backends.require("cutedsl")
+    with _lock, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("default")  # a warning is no failure to compile
+        try:
+            with _imported(source, Path(folder)) as module:
+                symbol = _translate(cutlass, source, module, target, folder)
+            (cubin,), (ptx,) = (list(Path(folder).glob(f"*.{kind}")) for kind in ("cubin", "ptx"))
+            return cubins.Binary(cubin.read_bytes(), symbol, "", ptx.read_text("utf-8"))
+        # The source is run as Python, and the compiler raises what it likes.
+        except Exception as error:
+            said = _COLOURS.sub("", str(error)).replace(f"{folder}/", "").strip()
+            msg = f"{type(error).__name__}: {said}"
+            raise artifact.CompileFailed(source.kernel, arch, msg) from error
+
+
+def _translate(cutlass: Any, source: Source, module: ModuleType, target: str, folder: str) -> str:
+    """Write PTX and machine code to ``folder``; the kernel's symbol."""
+    options = f"--gpu-arch {target} --keep-ptx --keep-cubin --dump-dir {folder}"
+    made = cutlass.cute.compile(
+        getattr(module, source.kernel),
+        *(_stand_in(cutlass, kind) for kind in source.parameters.values()),
+        **source.constants,
+        options=options,
+        no_jit_engine=True,  # nothing is to run here
+    )
+    symbols = list(made.kernel_info)
+    if len(symbols) != 1:
+        msg = f"{source.kernel} launches {len(symbols)} kernels; a source is of one"
+        raise ValueError(msg)
+    return str(symbols[0])
+
+
+def _stand_in(cutlass: Any, kind: Kind) -> Any:
+    """An argument of the right type, of which no more is used."""
+    if not isinstance(kind, str):
+        return getattr(cutlass, _NUMBERS[kind])(1)
+    element = getattr(cutlass, _POINTERS[kind.removesuffix("?")])
+    # What is aligned better than that, the source has to say.
+    octets = element.width // 8
+    return cutlass.cute.runtime.make_ptr(
+        element, octets, cutlass.cute.AddressSpace.gmem, assumed_align=octets
+    )
+
+
+@contextlib.contextmanager
+def _imported(source: Source, folder: Path) -> Iterator[ModuleType]:
+    """The source as a module, in a file of its own, which the compiler reads again."""
+    path = folder / source.name
+    path.write_text(source.text, encoding="utf-8")
+    name = f"cutedsl_{hashlib.sha256(source.text.encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        msg = f"{source.name!r} cannot be imported as Python source; name it as a .py file"
+        raise ValueError(msg)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules[name]

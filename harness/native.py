@@ -1,0 +1,275 @@
+"""A kernel of machine code, compiled and loaded by its first launch, and launched as declared.
+
+Whatever language it is written in: CUDA C++ (`harness.nvrtc`) or the CuTe DSL (`harness.cutedsl`).
+Importing this imports neither cuda nor torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from harness import arch as arches
+from harness import artifact, backends, device, kernel_arguments
+from harness.launches import Launch, report_launch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from harness.cubins import Binary
+    from harness.kernel_arguments import Kind
+
+__all__ = ["Function", "LaunchedTooLate", "Source", "compile_launch", "target_of"]
+
+_TARGET: Final = re.compile(r"(sm\d{2,3})([af]?)")
+_FIRST_SPECIFIC: Final = (9, 0)
+# What launches the machine code of a language. That of the CuTe DSL needs no NVRTC.
+_LAUNCHERS: Final = {"cuda": "cuda", "cutedsl": "cuda-core"}
+
+
+class Source(Protocol):
+    """One kernel, in the language of a backend, as text; equal sources give the same code."""
+
+    @property
+    def backend(self) -> str:
+        """The backend whose language it is."""
+
+    @property
+    def name(self) -> str:
+        """The name of its file, for reports."""
+
+    @property
+    def kernel(self) -> str:
+        """What it is called in its language."""
+
+    def compile(self, arch: str, *, folder: Path | None) -> Binary:
+        """Machine code for an arch, kept in ``folder``; see `nvrtc.compile_source`."""
+
+
+class LaunchedTooLate(RuntimeError):
+    """A kernel was first launched while a CUDA graph was recorded, when it cannot be loaded."""
+
+    def __init__(self, kernel: str) -> None:
+        super().__init__(
+            f"{kernel} is launched for the first time while a CUDA graph is recorded, and cannot "
+            f"be loaded then; call `load`, or make the same call once, before the capture"
+        )
+
+
+def target_of(arch: str, *, specific: bool) -> str:
+    """The compiler's word for ``sm90`` or ``sm90a``; ``specific`` code runs on no later arch.
+
+    Archs older than sm90 have no such form. Raises ValueError for a word that is no arch.
+    """
+    match = _TARGET.fullmatch(arch)
+    if match is None:
+        msg = f"arch={arch!r} is not an architecture such as 'sm90' or 'sm90a'"
+        raise ValueError(msg)
+    bound = specific and arches.number(match[1]) >= _FIRST_SPECIFIC
+    return f"sm_{match[1].removeprefix('sm')}{match[2] or ('a' if bound else '')}"
+
+
+class _Loaded:
+    """A kernel on one device, with the dynamic shared memory that it was allowed so far."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.allowed = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A kernel that is compiled and loaded when it is first launched on a device.
+
+    ``parameters`` are the kernel's, in order; see `harness.kernel_arguments.Kind`. ``module`` is
+    who it belongs to, for reports: ``__name__``.
+    """
+
+    source: Source
+    parameters: Mapping[str, Kind]
+    module: str
+    folder: Path | None = None
+    _loaded: dict[tuple[int, str], _Loaded] = field(default_factory=dict, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, kind in self.parameters.items():
+            kernel_arguments.check_kind(name, kind)
+
+    @property
+    def name(self) -> str:
+        """The kernel's name in its language: in C++ with its template arguments."""
+        return self.source.kernel
+
+    def launch(
+        self,
+        *arguments: object,
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
+        cluster: int | Sequence[int] | None = None,
+        overlaps: bool = False,
+        shared_bytes: int = 0,
+        stream: int | None = None,
+    ) -> None:
+        """Launch on the tensors' device, on its current stream or the one of that handle.
+
+        ``grid`` counts blocks, also where several are a ``cluster``. A kernel that ``overlaps`` may
+        start before the one ahead of it is complete (programmatic stream serialization), and has
+        to wait for it itself, by ``griddepcontrol.wait``, before it touches memory. Both need sm90.
+
+        Open scopes of `harness.launches` see it first; one that captures keeps it from being
+        compiled, loaded or executed, so that it needs no GPU there.
+
+        Raises:
+            TypeError: an argument of another type or dtype than declared, or their number.
+            ValueError: a value, a grid or a block out of range; tensors on no or several GPUs.
+            BackendMissing: see `Source.compile`, as CompileFailed.
+            LaunchedTooLate: a CUDA graph is being recorded, and the kernel is not loaded yet.
+        """
+        values = self._values(arguments)
+        shape = kernel_arguments.extents(self.name, grid, block, cluster)
+        launch = Launch(
+            backend=self.source.backend,
+            name=self.name,
+            module=self.module,
+            function=self,
+            grid=shape["grid"],
+            arguments=dict(zip(self.parameters, arguments, strict=True)),
+            options={
+                "block": shape["block"],
+                "cluster": shape["cluster"],
+                "overlaps": overlaps,
+                "shared_bytes": shared_bytes,
+            },
+        )
+        where = _device_of(self.name, values) if report_launch(launch) else None
+        if where is None:
+            return
+        core = backends.require(_LAUNCHERS[self.source.backend])
+        config = _launch_config(core, launch)
+        with device.on(where):
+            # In a thread that has not used CUDA yet, torch makes its device current too late.
+            core.Device(where.index).set_current()
+            loaded = self._load(where, core)
+            self._allow(loaded, shared_bytes, where)
+            handle = device.current_stream(where) if stream is None else stream
+            stream_of_torch = core.Stream.from_handle(handle)
+            core.launch(stream_of_torch, config, loaded.kernel, *map(_passed, values))
+
+    def load(self, where: torch.device) -> None:
+        """Compile and load for a CUDA device, with its index, ahead of the first launch."""
+        core = backends.require(_LAUNCHERS[self.source.backend])
+        with device.on(where):
+            core.Device(where.index).set_current()
+            self._load(where, core)
+
+    def _values(self, arguments: tuple[object, ...]) -> list[Any]:
+        if len(arguments) != len(self.parameters):
+            msg = (
+                f"{self.name}: {len(arguments)} arguments; pass {len(self.parameters)}: "
+                f"{', '.join(self.parameters)}"
+            )
+            raise TypeError(msg)
+        return [
+            kernel_arguments.convert(self.name, name, kind, value)
+            for (name, kind), value in zip(self.parameters.items(), arguments, strict=True)
+        ]
+
+    def _load(self, where: torch.device, core: Any) -> _Loaded:
+        key = (where.index, device.arch_of(where))
+        if key not in self._loaded:
+            if device.is_capturing():
+                raise LaunchedTooLate(self.name)
+            with self._lock:
+                if key not in self._loaded:
+                    made = self.source.compile(key[1], folder=self.folder)
+                    code = core.ObjectCode.from_cubin(made.cubin, name=self.source.name)
+                    self._loaded[key] = _Loaded(code.get_kernel(made.symbol))
+        return self._loaded[key]
+
+    def _allow(self, loaded: _Loaded, shared_bytes: int, where: torch.device) -> None:
+        """Above 48 KiB, static memory included, a kernel has to ask; for less it may."""
+        if shared_bytes <= loaded.allowed:
+            return
+        from cuda.bindings import driver
+
+        (status,) = driver.cuKernelSetAttribute(
+            driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+            shared_bytes,
+            loaded.kernel.handle,
+            driver.CUdevice(where.index),
+        )
+        if status != driver.CUresult.CUDA_SUCCESS:
+            limit = artifact.SHARED_LIMITS.get(device.arch_of(where))
+            msg = (
+                f"{self.name}: shared_bytes={shared_bytes!r} is refused ({status.name}); "
+                f"a block has {limit} bytes on {device.arch_of(where)}; use smaller tiles"
+            )
+            raise ValueError(msg)
+        loaded.allowed = shared_bytes
+
+
+def compile_launch(launch: Launch, arch: str, *, folder: Path | None = None) -> artifact.Artifact:
+    """Compile what ``launch`` would run on ``arch``.
+
+    Raises:
+        CompileFailed: the compiler refuses, or a block needs more than it may have.
+        InspectionFailed: the disassembler at hand is too old for ``arch``.
+        BackendMissing: as of `Source.compile`.
+        ValueError: unknown arch, or a launch of another backend.
+    """
+    artifact.require_known(arch)
+    function = launch.function
+    if launch.backend not in _LAUNCHERS or not isinstance(function, Function):
+        msg = f"the launch of {launch} by backend={launch.backend!r} is none of native.Function"
+        raise ValueError(msg)
+    binary = function.source.compile(arch, folder=folder or function.folder)
+    made = artifact.inspect(
+        binary.cubin,
+        arch=arch,
+        kernel=f"{launch.module}.{launch.name}",
+        symbol=binary.symbol,
+        warps=-(-math.prod(launch.options["block"]) // 32),
+        dynamic_shared=launch.options["shared_bytes"],
+        ptx=binary.ptx,
+    )
+    artifact.require_fit(made)
+    return made
+
+
+def _launch_config(core: Any, launch: Launch) -> Any:
+    options = launch.options
+    # cuda-core counts a grid in clusters.
+    grid = [
+        whole // part for whole, part in zip_longest(launch.grid, options["cluster"], fillvalue=1)
+    ]
+    return core.LaunchConfig(
+        grid=tuple(grid[:3]) if math.prod(options["cluster"]) > 1 else launch.grid,
+        cluster=options["cluster"] if math.prod(options["cluster"]) > 1 else None,
+        block=options["block"],
+        shmem_size=options["shared_bytes"],
+        programmatic_stream_serialization=options["overlaps"],
+    )
+
+
+def _device_of(kernel: str, values: Sequence[object]) -> torch.device:
+    found = {tensor.device for tensor in kernel_arguments.tensors(values)}
+    if len(found) != 1 or next(iter(found)).type != "cuda":
+        words = ", ".join(sorted(map(str, found))) or "none"
+        msg = f"{kernel}: the tensors' devices are {words}; move all of them to one GPU"
+        raise ValueError(msg)
+    return found.pop()
+
+
+def _passed(value: Any) -> Any:
+    """Pointers as integers, which cuda-core takes for addresses; scalars as they are."""
+    if value is None:
+        return 0
+    return value.data_ptr() if hasattr(value, "data_ptr") else value

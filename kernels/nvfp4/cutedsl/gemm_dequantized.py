@@ -1,0 +1,471 @@
+"""NVFP4's GEMM in the CuTe DSL: operands dequantized to fp16 in registers, exactly, and multiplied.
+
+It runs wherever tensor cores multiply fp16 (sm80 on), and needs no conversion that an arch may
+lack. `kernels.nvfp4.cutedsl_policy` has its tilings and computes its launch.
+
+Tiling: a block owns one output tile of ``rows`` by ``columns``. Its warps form ``slices`` groups of
+``warps_m`` by ``warps_n``; the groups share out the steps along k in turn, each with ``stages``
+stages of its own in shared memory and a barrier of its own (none but the warp's where a group is
+one warp), and their sums are added at the end, in order. A step is ``spans`` times 128 along k, 64
+bytes of codes a row. Tiles are numbered in bands of ``band`` tile rows, so that blocks that run
+together share weights in L2.
+
+Layout in global memory: codes ``[m, k/2]`` and ``[n, k/2]`` lie two a byte, even k in the low
+nibble; rows lie a multiple of 16 bytes apart, and begin at such. Scales lie in the layout 128x4;
+those of blocks beyond k are not read. ``y`` is contiguous. Offsets are 64 bit.
+
+Layout in shared memory: a stage has the codes of ``rows`` then ``columns`` rows, a step each, in
+quarters or halves of 32 bytes whose order turns with the row, which keeps the loads of 8 bytes a
+thread free of bank conflicts; then the scales of each of those rows.
+
+Fragments: a sum does not care in which order k comes. Of 64 along k the thread t of a quad takes
+the 16 codes of the scale block t, 8 bytes that lie together, for rows and columns alike. The words
+of these are shifted and masked into eight pairs of fp16 numbers, which are the thread's part of
+four products of 16 along k.
+
+Exactness: the bits of an E2M1 code, shifted into those of an fp16 number, are 2^-14 of its value,
+subnormal ones included, and those of an E4M3 scale 2^-8 of its. Scales are multiplied by 2^14; the
+product of the two is then 2^-8 of the dequantized number: at most 6 bits, a multiple of 2^-18 and
+at most 10.5, so that fp16 holds each one.
+
+Order of operations: products accumulate in fp32 on tensor cores, one chain a slice; slices are
+added in order. Then, in fp32: ``* 2^16 * alpha``, ``+ bias``; one rounding to the output dtype, to
+infinity where it overflows.
+"""
+# Annotations are types to the DSL, so they must not become strings.
+
+from dataclasses import dataclass
+
+import cutlass
+from cutlass import Constexpr, Float16, Float32, Int32, Int64, Uint16, Uint32, cute
+from cutlass.cute.arch import inline_ptx
+from cutlass.cute.nvgpu import warp
+
+SPAN = 64  # bytes of codes of a row that are 128 along k
+SCALES = 8  # scales of those
+UNIT = 16  # bytes that are copied at once
+SIGNS = 0x8000_8000
+TO_VALUE = 2.0**16  # either operand is 2^-8 of its value
+
+
+def choose(condition, if_true, if_false):
+    """One of two values of the same type."""
+    return type(if_true)(cutlass.select_(condition, if_true, if_false))
+
+
+def copy_16(place, address, octets):
+    """Begin to copy 16 bytes to shared memory, the last ``16 - octets`` of them as zeros."""
+    inline_ptx(
+        "cp.async.cg.shared.global [{$r0}], [{$r1}], 16, {$r2};",
+        read_only_args=[place, address, octets],
+    )
+
+
+def copy_4(place, address, octets):
+    """Begin to copy 4 bytes to shared memory, the last ``4 - octets`` of them as zeros."""
+    inline_ptx(
+        "cp.async.ca.shared.global [{$r0}], [{$r1}], 4, {$r2};",
+        read_only_args=[place, address, octets],
+    )
+
+
+def load_codes(place):
+    """8 bytes of shared memory as two words."""
+    return inline_ptx(
+        "ld.shared.v2.b32 {{$w0}, {$w1}}, [{$r0}];",
+        write_only_types=[Uint32, Uint32],
+        read_only_args=[place],
+    )
+
+
+def load_scale(place):
+    """A byte of shared memory."""
+    loaded = inline_ptx(
+        "ld.shared.u8 {$w0}, [{$r0}];", write_only_types=[Uint16], read_only_args=[place]
+    )
+    return Uint32(loaded)
+
+
+def load_16(address):
+    """Two bytes of global memory."""
+    loaded = inline_ptx(
+        "ld.global.b16 {$w0}, [{$r0}];", write_only_types=[Uint16], read_only_args=[address]
+    )
+    return Uint32(loaded)
+
+
+def times(x, y):
+    """The products of two pairs of fp16 numbers."""
+    return inline_ptx(
+        "mul.rn.f16x2 {$w0}, {$r0}, {$r1};", write_only_types=[Uint32], read_only_args=[x, y]
+    )
+
+
+def to_scale(pair):
+    """``pair`` times 2^14; as an operand of its own the constant would be taken for an integer."""
+    factor = inline_ptx("mov.b32 {$w0}, 0x74007400;", write_only_types=[Uint32])
+    return times(pair, factor)
+
+
+def decode_scale(octet):
+    """An E4M3 byte as fp16, 2^6 of its value, twice."""
+    wide = octet * Uint32(0x1_0001)
+    bits = ((wide << 7) & Uint32(0x3F80_3F80)) | ((wide << 8) & Uint32(SIGNS))
+    nan = (octet & Uint32(0x7F)) == Uint32(0x7F)
+    return to_scale(choose(nan, Uint32(0x7E00_7E00), bits))
+
+
+def dequantize(word, scale):
+    """The 8 codes of a word as four pairs of fp16 numbers, 2^-8 of their values."""
+    pairs = []
+    for index in range(4):
+        signs = word << (12 - 4 * index)
+        sizes = word << (9 - 4 * index) if index < 3 else word >> 3
+        pairs.append(times((signs & Uint32(SIGNS)) | (sizes & Uint32(0x0E00_0E00)), scale))
+    return pairs
+
+
+def row_of_scales(row, wide):
+    """Where in the layout 128x4 the scales of a row begin, ``wide`` being the blocks of a row."""
+    return Int64(row // 128) * (wide * 128) + row % 32 * 16 + row % 128 // 32 * 4
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The constants of a kernel, and what follows from them."""
+
+    rows: int
+    columns: int
+    warps_m: int
+    warps_n: int
+    slices: int
+    spans: int
+    stages: int
+    band: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a slice."""
+        return 32 * self.warps_m * self.warps_n
+
+    @property
+    def tall(self) -> int:
+        """Products of a warp along m."""
+        return self.rows // self.warps_m // 16
+
+    @property
+    def broad(self) -> int:
+        """Products of a warp along n."""
+        return self.columns // self.warps_n // 8
+
+    @property
+    def step(self) -> int:
+        """Bytes of codes of a row in a step."""
+        return self.spans * SPAN
+
+    @property
+    def codes(self) -> int:
+        """Bytes of codes of a stage, which its scales follow."""
+        return (self.rows + self.columns) * self.step
+
+    @property
+    def stage(self) -> int:
+        """Bytes of a stage."""
+        return self.codes + (self.rows + self.columns) * self.spans * SCALES
+
+
+def swizzled(t, row, part):
+    """The place of 32 bytes of a row: four rows that follow each other use all banks once."""
+    turned = part ^ row if t.spans == 2 else part ^ (row >> 1)
+    return row * t.step + (turned & (2 * t.spans - 1)) * (SPAN // 2)
+
+
+def copy_codes(t, to, start, address, stride, rows_left, whole, member):
+    """Begin to copy a step of codes to the rows from ``start`` on of the stage ``to``."""
+    units = t.step // UNIT  # of a row
+    count = (t.columns if start else t.rows) * units // t.threads
+    for i in range(count):
+        row = member // units + i * (t.threads // units)
+        much = choose(row < rows_left, whole, Int32(0))
+        unit = member % units
+        place = to + swizzled(t, start + row, unit // 2) + unit % 2 * UNIT
+        copy_16(place, address + i * (t.threads // units) * stride, much)
+
+
+def copy_scales(t, to, start, row_0, address, wide, much, member):
+    """Begin to copy a step of scales to the rows from ``start`` on of a stage."""
+    words = 2 * t.spans  # of 4 scales a row
+    for i in range((t.columns if start else t.rows) * words // t.threads):
+        row = member // words + i * (t.threads // words)
+        place = to + (start + row) * (t.spans * SCALES)
+        copy_4(place, address + row_of_scales(row_0 + row, wide), much)
+
+
+def copy_step(t, inputs, base, step, member, row_0, column_0):
+    """Begin to copy a step; what lies beyond m, n or k becomes zeros."""
+    codes, wcodes, ascales, wscales, m, n, octets, wide, codes_row, wcodes_row = inputs
+    unit = member % (t.step // UNIT)
+    row = member // (t.step // UNIT)
+    whole = choose(step * t.step + unit * UNIT < octets, Int32(UNIT), Int32(0))
+    along = Int64(step) * t.step + unit * UNIT
+    a_rows, w_rows = Int64(row_0 + row), Int64(column_0 + row)
+    left = (m - row_0, n - column_0)
+    copy_codes(t, base, 0, codes + a_rows * codes_row + along, codes_row, left[0], whole, member)
+    copy_codes(
+        t, base, t.rows, wcodes + w_rows * wcodes_row + along, wcodes_row, left[1], whole, member
+    )
+    # Four scales belong to 32 bytes of codes. Rows beyond m and n have scales, which are padding:
+    # those rows are multiplied and not stored.
+    word = member % (2 * t.spans)
+    at = step * (2 * t.spans) + word
+    much = cutlass.min(cutlass.max(octets // 8 - at * 4, Int32(0)), Int32(4))
+    to = base + t.codes + word * 4
+    along = Int64(at) * 512
+    copy_scales(t, to, 0, row_0, ascales + along, wide, much, member)
+    copy_scales(t, to, t.rows, column_0, wscales + along, wide, much, member)
+
+
+def commit():
+    """End a group of copies."""
+    inline_ptx("cp.async.commit_group;")
+
+
+def wait(t, slice_):
+    """Wait for the slice's oldest stage, all of its threads' parts."""
+    inline_ptx(f"cp.async.wait_group {t.stages - 2};")
+    if t.threads == 32:
+        inline_ptx("bar.warp.sync 0xffffffff;")
+    else:
+        inline_ptx(f"bar.sync {{$r0}}, {t.threads};", read_only_args=[slice_ + 1])
+
+
+def pairs_of(t, base, row, part, quad):
+    """A thread's 16 codes of a row and 64 along k, dequantized: eight pairs of fp16 numbers."""
+    scale = load_scale(base + t.codes + row * (t.spans * SCALES) + part * 4 + quad)
+    scale = decode_scale(scale)
+    low, high = load_codes(base + swizzled(t, row, part) + quad * 8)
+    return [*dequantize(low, scale), *dequantize(high, scale)]
+
+
+def multiply(t, atom, sums, base, part, rows, columns, quad):
+    """Add products of 64 along k; ``rows`` and ``columns`` are the thread's first in a stage."""
+    a = cute.make_rmem_tensor((8, t.tall, 4), Float16)
+    a_pairs = cute.recast_tensor(a, Uint32)
+    for i in range(t.tall):
+        upper = pairs_of(t, base, rows + 16 * i, part, quad)
+        lower = pairs_of(t, base, rows + 16 * i + 8, part, quad)
+        for depth in range(4):
+            a_pairs[0, i, depth] = upper[2 * depth]
+            a_pairs[1, i, depth] = lower[2 * depth]
+            a_pairs[2, i, depth] = upper[2 * depth + 1]
+            a_pairs[3, i, depth] = lower[2 * depth + 1]
+    for j in range(t.broad):
+        b = cute.make_rmem_tensor((4, 4), Float16)
+        b_pairs = cute.recast_tensor(b, Uint32)
+        right = pairs_of(t, base, columns + 8 * j, part, quad)
+        for depth in range(4):
+            b_pairs[0, depth] = right[2 * depth]
+            b_pairs[1, depth] = right[2 * depth + 1]
+        for depth in range(4):
+            for i in range(t.tall):
+                total = sums[None, i, j]
+                cute.mma_atom_call(atom, total, a[None, i, depth], b[None, depth], total)
+
+
+def rounded(low, high, y_bf16):
+    """Two numbers in the output dtype, as a word."""
+    bf16 = inline_ptx(
+        "cvt.rn.bf16x2.f32 {$w0}, {$r0}, {$r1};",
+        write_only_types=[Uint32],
+        read_only_args=[high, low],
+    )
+    f16 = inline_ptx(
+        "cvt.rn.f16x2.f32 {$w0}, {$r0}, {$r1};",
+        write_only_types=[Uint32],
+        read_only_args=[high, low],
+    )
+    return choose(y_bf16 != 0, bf16, f16)
+
+
+def store(t, sums, j, to, n, rows_left, factor, left, right, y_bf16):
+    """Finish and store a thread's two columns of the products ``j``."""
+    for i in range(t.tall):
+        for lower in range(2):
+            below = 16 * i + 8 * lower
+            word = rounded(
+                sums[2 * lower, i, j] * TO_VALUE * factor + left,
+                sums[2 * lower + 1, i, j] * TO_VALUE * factor + right,
+                y_bf16,
+            )
+            inline_ptx(
+                "st.global.b32 [{$r0}], {$r1};",
+                read_only_args=[to + Int64(n) * (2 * below), word],
+                predicate=rows_left > below,
+            )
+
+
+def place_of_sum(t, heap, index, slice_):
+    """Where in shared memory a thread's sum of a slice lies."""
+    return heap + (slice_ * (4 * t.tall * t.broad) + index) * (4 * t.threads)
+
+
+def hand_over(t, sums, heap, slice_):
+    """Write a slice's sums to shared memory."""
+    for index in range(4 * t.tall * t.broad):
+        inline_ptx(
+            "st.shared.f32 [{$r0}], {$r1};",
+            read_only_args=[place_of_sum(t, heap, index, slice_), sums[index]],
+        )
+
+
+def take_over(t, sums, heap):
+    """Add the sums of the other slices, in order."""
+    for other in range(1, t.slices):
+        for index in range(4 * t.tall * t.broad):
+            loaded = inline_ptx(
+                "ld.shared.f32 {$w0}, [{$r0}];",
+                write_only_types=[Float32],
+                read_only_args=[place_of_sum(t, heap, index, other)],
+            )
+            sums[index] = sums[index] + loaded
+
+
+def widened(bits, bf16):
+    """A 16-bit number of either dtype in fp32."""
+    f16 = inline_ptx(
+        "cvt.f32.f16 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[Uint16(bits)]
+    )
+    return choose(
+        bf16 != 0,
+        inline_ptx(
+            "mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[bits << 16]
+        ),
+        f16,
+    )
+
+
+@cute.kernel
+def gemm(
+    codes: cute.Pointer,
+    wcodes: cute.Pointer,
+    ascales: cute.Pointer,
+    wscales: cute.Pointer,
+    alpha: cute.Pointer,
+    bias: cute.Pointer,
+    y: cute.Pointer,
+    m: Int32,
+    n: Int32,
+    octets: Int32,
+    wide: Int32,
+    codes_row: Int64,
+    wcodes_row: Int64,
+    bias_column: Int32,
+    has_bias: Int32,
+    bias_bf16: Int32,
+    y_bf16: Int32,
+    t: Constexpr,
+):
+    """One tile of y, by ``slices`` times ``threads`` threads."""
+    thread, _, _ = cute.arch.thread_idx()
+    tile, _, _ = cute.arch.block_idx()
+    member = thread % t.threads
+    slice_ = cute.arch.make_warp_uniform(thread // t.threads)
+    group, quad = thread % 32 // 4, thread % 4
+    warp_m = member // 32 % t.warps_m
+    warp_n = member // (32 * t.warps_m)
+
+    tile_rows = (m + t.rows - 1) // t.rows
+    tile_columns = (n + t.columns - 1) // t.columns
+    first = tile // (t.band * tile_columns) * t.band
+    in_band = cutlass.min(tile_rows - first, Int32(t.band))
+    place = tile % (t.band * tile_columns)
+    row_0 = (first + place % in_band) * t.rows
+    column_0 = place // in_band * t.columns
+    addresses = (codes.toint(), wcodes.toint(), ascales.toint(), wscales.toint())
+    inputs = (*addresses, m, n, octets, wide, codes_row, wcodes_row)
+    steps = (octets + t.step - 1) // t.step
+    rounds = (steps + t.slices - 1) // t.slices
+
+    shared = cute.arch.get_dyn_smem(cutlass.Uint8, alignment=16)
+    mine = Int32(shared.toint()) + slice_ * (t.stages * t.stage)
+    for stage in cutlass.range_constexpr(t.stages - 1):
+        copy_step(
+            t, inputs, mine + stage * t.stage, stage * t.slices + slice_, member, row_0, column_0
+        )
+        commit()
+    atom = cute.make_mma_atom(warp.MmaF16BF16Op(Float16, Float32, (16, 8, 16)))
+    sums = cute.make_rmem_tensor((4, t.tall, t.broad), Float32)
+    sums.fill(0.0)
+    my_rows = warp_m * (t.tall * 16) + group
+    my_columns = t.rows + warp_n * (t.broad * 8) + group
+    stage = Int32(0)
+    for round_ in cutlass.range(rounds, unroll=1):
+        wait(t, slice_)
+        free = choose(stage == 0, Int32(t.stages - 1), stage - 1)
+        step = (round_ + t.stages - 1) * t.slices + slice_
+        copy_step(t, inputs, mine + free * t.stage, step, member, row_0, column_0)
+        commit()
+        base = mine + stage * t.stage
+        for part in cutlass.range(2 * t.spans, unroll=1):
+            multiply(t, atom, sums, base, part, my_rows, my_columns, quad)
+        stage = choose(stage == t.stages - 1, Int32(0), stage + 1)
+
+    if cutlass.const_expr(t.slices > 1):
+        inline_ptx("cp.async.wait_group 0;")
+        cute.arch.sync_threads()
+        # After the last step no stage is read: sums take their place.
+        heap = Int32(shared.toint()) + 4 * member
+        if slice_ > 0:
+            hand_over(t, sums, heap, slice_)
+        cute.arch.sync_threads()
+        if slice_ == 0:
+            take_over(t, sums, heap)
+    if slice_ == 0:
+        factor = cute.arch.load(alpha, Float32)
+        row = row_0 + warp_m * (t.tall * 16) + group
+        for j in cutlass.range_constexpr(t.broad):
+            column = column_0 + warp_n * (t.broad * 8) + 8 * j + 2 * quad
+            if column < n:
+                left, right = Float32(-0.0), Float32(-0.0)  # which change no sum, not even -0
+                if has_bias != 0:
+                    at = bias.toint() + Int64(column) * bias_column * 2
+                    left = widened(load_16(at), bias_bf16)
+                    right = widened(load_16(at + bias_column * 2), bias_bf16)
+                to = y.toint() + (Int64(row) * n + column) * 2
+                store(t, sums, j, to, n, m - row, factor, left, right, y_bf16)
+
+
+@cute.jit
+def nvfp4_gemm(
+    codes: cute.Pointer,
+    wcodes: cute.Pointer,
+    ascales: cute.Pointer,
+    wscales: cute.Pointer,
+    alpha: cute.Pointer,
+    bias: cute.Pointer,
+    y: cute.Pointer,
+    m: Int32,
+    n: Int32,
+    octets: Int32,
+    wide: Int32,
+    codes_row: Int64,
+    wcodes_row: Int64,
+    bias_column: Int32,
+    has_bias: Int32,
+    bias_bf16: Int32,
+    y_bf16: Int32,
+    ROWS: Constexpr,
+    COLUMNS: Constexpr,
+    WARPS_M: Constexpr,
+    WARPS_N: Constexpr,
+    SLICES: Constexpr,
+    SPANS: Constexpr,
+    STAGES: Constexpr,
+    BAND: Constexpr,
+):
+    """Launch one block; where the kernel is found on disk, none of this runs."""
+    t = Tiling(ROWS, COLUMNS, WARPS_M, WARPS_N, SLICES, SPANS, STAGES, BAND)
+    gemm(
+        codes, wcodes, ascales, wscales, alpha, bias, y, m, n, octets, wide, codes_row, wcodes_row,
+        bias_column, has_bias, bias_bf16, y_bf16, t,
+    ).launch(grid=[1, 1, 1], block=[t.threads * t.slices, 1, 1])  # fmt: skip

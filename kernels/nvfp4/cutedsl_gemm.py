@@ -1,0 +1,179 @@
+"""NVFP4's GEMM in the CuTe DSL: what its public function checks, chooses and launches.
+
+Tiling, layout and order of operations are told in ``cutedsl/gemm_dequantized.py``; which kernel and
+tiling a launch takes, in ``cutedsl_policy``. Importing this needs no CuTe DSL: the first launch
+compiles what it launches, or finds it on disk. The folder ``cutedsl`` is no package, so that
+nothing that imports all modules imports the DSL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from harness import device, kernel
+from harness.cutedsl import Source, function_of
+from kernels import contract
+from kernels.nvfp4.cutedsl_policy import ARCH, CONFIGS, Tile, choose_config
+from kernels.nvfp4.gemm_arguments import check_gemm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.kernel_arguments import Kind
+    from harness.native import Function
+
+FOLDER: Final = Path(__file__).parent / "cutedsl"
+UNIT: Final = 16  # bytes of codes that are copied at once
+WORD: Final = 4  # bytes of scales that are
+_PARAMETERS: Final[Mapping[str, Kind]] = {
+    "codes": "uint8",
+    "wcodes": "uint8",
+    "ascales": "uint8",
+    "wscales": "uint8",
+    "alpha": "float32",
+    "bias": "tensor?",
+    "y": "tensor",
+    "m": ctypes.c_int32,
+    "n": ctypes.c_int32,
+    "octets": ctypes.c_int32,
+    "wide": ctypes.c_int32,
+    "codes_row": ctypes.c_int64,
+    "wcodes_row": ctypes.c_int64,
+    "bias_column": ctypes.c_int32,
+    "has_bias": ctypes.c_int32,
+    "bias_bf16": ctypes.c_int32,
+    "y_bf16": ctypes.c_int32,
+}
+
+
+@cache
+def _gemm(tile: Tile) -> Function:
+    file = FOLDER / "gemm_dequantized.py"
+    source = Source(
+        name=file.name,
+        text=file.read_text("utf-8"),
+        kernel="nvfp4_gemm",
+        parameters=_PARAMETERS,
+        constants=tile.constants(),
+    )
+    return function_of(source, __name__)
+
+
+def _copied_from(tensor: Tensor, alignment: int) -> Tensor:
+    """The tensor itself if its rows can be copied ``alignment`` bytes at once, else a copy.
+
+    Every backend takes the same calls; codes that a quantizer has made need no copy.
+    """
+    dense = tensor.stride(1) == 1 and tensor.stride(0) % alignment == 0
+    if dense and tensor.data_ptr() % alignment == 0:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("kernel_parity::nvfp4_gemm_cutedsl", mutates_args=())
+def _nvfp4_gemm_cutedsl(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    alpha: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+    config: str | None,
+) -> Tensor:
+    check_gemm(codes, wcodes, ascales, wscales, alpha, bias, out_dtype, config, configs=CONFIGS)
+    device.require_arch(codes.device, ARCH)
+    m, n, octets = codes.shape[0], wcodes.shape[0], codes.shape[1]
+    y = torch.empty((m, n), dtype=out_dtype, device=codes.device)
+    if m == 0:
+        return y
+    tile = CONFIGS[config or choose_config(m, n, device.multiprocessors(codes.device))[0]]
+    codes, wcodes = _copied_from(codes, UNIT), _copied_from(wcodes, UNIT)
+    scales = (_copied_from(each.view(torch.uint8), WORD) for each in (ascales, wscales))
+    _gemm(tile).launch(
+        *(codes, wcodes, *scales, alpha, bias, y, m, n, octets, ascales.shape[1]),
+        *(codes.stride(0), wcodes.stride(0), 0 if bias is None else bias.stride(0)),
+        int(bias is not None),
+        int(bias is not None and bias.dtype is torch.bfloat16),
+        int(out_dtype is torch.bfloat16),
+        grid=tile.tiles(m, n),
+        block=tile.threads,
+        shared_bytes=tile.shared_bytes,
+    )
+    return y
+
+
+@_nvfp4_gemm_cutedsl.register_fake
+def _fake_nvfp4_gemm(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    alpha: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+    config: str | None,
+) -> Tensor:
+    check_gemm(codes, wcodes, ascales, wscales, alpha, bias, out_dtype, config, configs=CONFIGS)
+    return codes.new_empty((codes.shape[0], wcodes.shape[0]), dtype=out_dtype)
+
+
+@kernel(
+    "nvfp4_gemm",
+    backend="cutedsl",
+    arch=ARCH,
+    torch_op="kernel_parity::nvfp4_gemm_cutedsl",
+    configs=tuple(CONFIGS),
+    accumulates="tensor_core",
+    layouts=("contiguous", "offset"),
+    instructions={"sm8x,sm90": r"\bHMMA\.16816\.F32\b"},
+    emulated=False,
+)
+def nvfp4_gemm_cutedsl(
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    alpha: Tensor,
+    *,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    config: str | None = None,
+) -> Tensor:
+    """``alpha * dequant(codes, ascales) @ dequant(wcodes, wscales)^T + bias``.
+
+    ``codes [m, k/2]`` and ``wcodes [n, k/2]`` are uint8, two E2M1 numbers a byte, even k low, any
+    strides; rows that are not dense, or not 16 bytes aligned, are copied first. ``ascales`` and
+    ``wscales`` are float8_e4m3fn, one for each 16 along k, in the layout 128x4 and contiguous:
+    ``[m, k/16]`` and ``[n, k/16]`` padded to multiples of 128 and 4; what the padding holds does
+    not matter. ``alpha [1]`` is float32, the product of both global *decode* scales,
+    ``1 / (g_a * g_w)``. ``bias [n]`` is float16 or bfloat16. Returns contiguous ``[m, n]`` in
+    ``out_dtype``, float16 or bfloat16. ``config`` names a tiling of ``CONFIGS``; None leaves the
+    choice to ``choose_config``.
+
+    The first call of a configuration compiles it, which takes seconds, or finds it on disk, and
+    loads it; recording a CUDA graph needs such a call before.
+
+    Raises:
+        TypeError: a dtype.
+        ValueError: a shape, strides of scales, a device or a value.
+        UnsupportedArch: an arch that ``ARCH`` does not claim.
+        BackendMissing: the CuTe DSL or cuda-core; says what to install.
+        CompileFailed: with the compiler's words.
+        LaunchedTooLate: the first call of a configuration is made in a graph's capture.
+
+    """
+    contract.require_tensors(
+        codes=codes, wcodes=wcodes, ascales=ascales, wscales=wscales, alpha=alpha
+    )
+    if bias is not None:
+        contract.require_tensors(bias=bias)
+    check_gemm(codes, wcodes, ascales, wscales, alpha, bias, out_dtype, config, configs=CONFIGS)
+    y: Tensor = _nvfp4_gemm_cutedsl(codes, wcodes, ascales, wscales, alpha, bias, out_dtype, config)
+    return y
