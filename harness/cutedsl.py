@@ -39,6 +39,7 @@ _ENTRY: Final = 1  # the form of an entry on disk; another one is another key
 # What pointers and numbers are called there. A tensor of any dtype is bytes.
 _POINTERS: Final = {
     kernel_arguments.ANY: "Uint8",
+    kernel_arguments.TENSOR_MAP: "Uint8",
     "uint8": "Uint8",
     "int8": "Int8",
     "int32": "Int32",
@@ -64,7 +65,7 @@ class Source:
 
     ``kernel`` is a function of it decorated by ``cute.jit``, which takes ``parameters`` in their
     order, then ``constants`` by keyword (as ``cutlass.Constexpr``), and launches one kernel with
-    the same parameters. What it gives as grid and shared memory does not count, as that is given at
+    the same parameters; of a ``tensor_map`` it takes the pointer and makes the copy atom of TMA. What it gives as grid and shared memory does not count, as that is given at
     each launch; its block does, as the bound for registers. The text is not imported by anything
     else, so that nothing else decides the machine code. ``specific`` compiles for an arch and no
     later one (``sm_90a``), as wgmma, tcgen05 and block-scaled instructions need.
@@ -174,8 +175,8 @@ def _stand_in(cutlass: Any, kind: Kind) -> Any:
     if not isinstance(kind, str):
         return getattr(cutlass, _NUMBERS[kind])(1)
     element = getattr(cutlass, _POINTERS[kind.removesuffix("?")])
-    # What is aligned better than that, the source has to say.
-    octets = element.width // 8
+    # What is aligned better than that, the source has to say; TMA reads nothing else.
+    octets = 16 if kind == kernel_arguments.TENSOR_MAP else element.width // 8
     return cutlass.cute.runtime.make_ptr(
         element, octets, cutlass.cute.AddressSpace.gmem, assumed_align=octets
     )

@@ -272,4 +272,16 @@ def _passed(value: Any) -> Any:
     """Pointers as integers, which cuda-core takes for addresses; scalars as they are."""
     if value is None:
         return 0
+    if isinstance(value, kernel_arguments.TensorMap):
+        return _described(value)
     return value.data_ptr() if hasattr(value, "data_ptr") else value
+
+
+def _described(value: kernel_arguments.TensorMap) -> Any:
+    from cuda.core._tensor_map import TensorMapSwizzle  # which has no public place in 1.2
+    from cuda.core.utils import StridedMemoryView
+
+    swizzle = TensorMapSwizzle.SWIZZLE_128B if value.swizzled else TensorMapSwizzle.NONE
+    # On the launch's stream already, like every other argument.
+    view = StridedMemoryView.from_any_interface(value.tensor, stream_ptr=-1)
+    return view.as_tensor_map(box_dim=value.box, swizzle=swizzle)

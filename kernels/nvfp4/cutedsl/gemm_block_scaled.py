@@ -37,13 +37,11 @@ has two columns of padding, and warp 4 clears them in shared memory before it co
 Scales are read as *unsigned* E4M3: the sign bit of a block scale must be zero.
 """
 
-from dataclasses import dataclass
-from typing import Final
+# Annotations are types to the DSL, so they must not become strings.
 
 import cutlass
-from cuda.bindings import driver
-from cutlass import cute, pipeline
-from cutlass.cute.nvgpu import cpasync, make_tiled_tma_atom_A, make_tiled_tma_atom_B, tcgen05
+from cutlass import Constexpr, Int32, Int64, Uint8, cute, pipeline
+from cutlass.cute.nvgpu import cpasync, tcgen05
 from cutlass.experimental.primitives import tcgen05_fence
 from cutlass.memory import SmemAllocator, TmemAllocator
 from cutlass.utils.blackwell_helpers import make_smem_layout_a, make_smem_layout_b
@@ -54,174 +52,101 @@ from cutlass.utils.blockscaled_layout import (
     make_tmem_layout_sfb,
 )
 
-CODE: Final = cutlass.Float4E2M1FN
-SCALE: Final = cutlass.Float8E4M3FN
+CODE = cutlass.Float4E2M1FN
+SCALE = cutlass.Float8E4M3FN
+DTYPES = {"float16": cutlass.Float16, "bfloat16": cutlass.BFloat16}
 
-BLOCK_M: Final = 128  # rows of a block-scaled product of one block
-BLOCK_K: Final = 256  # 128 bytes of codes, the widest row that is swizzled
-PRODUCT_K: Final = 64  # of one instruction
-PRODUCTS: Final = BLOCK_K // PRODUCT_K
-SHARED_BY: Final = 16  # elements that share a scale
-SCALE_ROWS: Final = 128  # of a tile of scales, which is one word of four scales a row
-SCALE_COLUMNS: Final = PRODUCTS * 4  # of tensor memory, for a step and 128 rows
-CHUNK: Final = 32  # columns of accumulators that a thread holds at once
-VECTOR: Final = 8  # outputs of a store of 16 bytes
+BLOCK_M = 128  # rows of a block-scaled product of one block
+BLOCK_K = 256  # of a step
+OCTETS = BLOCK_K // 2  # the widest row that is swizzled
+PRODUCT_K = 64  # of one instruction
+PRODUCTS = BLOCK_K // PRODUCT_K
+SHARED_BY = 16  # elements that share a scale
+SCALE_ROWS = 128  # of a tile of scales, which is one word of four scales a row
+SCALE_COLUMNS = PRODUCTS * 4  # of tensor memory, for a step and 128 rows
+CHUNK = 32  # columns of accumulators that a thread holds at once
+VECTOR = 8  # outputs of a store of 16 bytes
 
-WRITERS: Final = 4  # warps; each reaches 32 lanes of tensor memory
-MMA_WARP: Final = 4
-TMA_WARP: Final = 5
-THREADS: Final = 32 * 6
-
-
-@dataclass(frozen=True)
-class Config:
-    """A tiling: columns of an output tile, and stages of the ring in shared memory."""
-
-    block_n: int
-    stages: int
-
-    @property
-    def scale_tiles(self) -> int:
-        """Tiles of 128 rows that hold the scales of a tile's weights."""
-        return max(1, self.block_n // SCALE_ROWS)
-
-    @property
-    def stage_bytes(self) -> int:
-        """Bytes that one step loads."""
-        codes = (BLOCK_M + self.block_n) * BLOCK_K // 2
-        return codes + (1 + self.scale_tiles) * SCALE_ROWS * BLOCK_K // SHARED_BY
-
-    @property
-    def columns(self) -> int:
-        """Columns of tensor memory: what is used, up to the next power of two."""
-        used = self.block_n + (1 + self.scale_tiles) * SCALE_COLUMNS
-        return 1 << (used - 1).bit_length()
+WRITERS = 4  # warps; each reaches 32 lanes of tensor memory
+MMA_WARP = 4
+TMA_WARP = 5
+THREADS = 32 * 6
 
 
-# Shared memory: 228 KiB a multiprocessor, of which a block pays 1 KiB and its barriers another.
-CONFIGS: Final = {
-    "m128n64": Config(block_n=64, stages=4),
-    "m128n128": Config(block_n=128, stages=3),
-    "m128n256": Config(block_n=256, stages=4),
-}
+class Tiling:
+    """What the kernel is compiled for: a tile's columns, stages of the ring, and dtypes."""
+
+    def __init__(self, block_n, stages, bias, out):
+        self.block_n, self.stages = block_n, stages
+        self.bias, self.out = DTYPES.get(bias), DTYPES[out]
+        self.tile = (BLOCK_M, block_n, BLOCK_K)
+        self.scale_tiles = max(1, block_n // SCALE_ROWS)  # that hold the scales of its weights
+        codes = (BLOCK_M + block_n) * OCTETS
+        self.stage_bytes = codes + (1 + self.scale_tiles) * SCALE_ROWS * BLOCK_K // SHARED_BY
+        used = block_n + (1 + self.scale_tiles) * SCALE_COLUMNS
+        self.columns = 1 << (used - 1).bit_length()  # of tensor memory: a power of two
 
 
-def choose_config(m: int, n: int) -> tuple[str, str]:
-    """The name of the default tiling for an output ``[m, n]``, and why."""
-    rows = -(-m // BLOCK_M)
-    if (tiles := rows * -(-n // 256)) >= 2 * 148:
-        return "m128n256", f"m={m}, n={n} make {tiles} tiles of 128x256, two waves of 148 blocks"
-    if (tiles := rows * -(-n // 128)) >= 148:
-        return "m128n128", f"m={m}, n={n} make {tiles} tiles of 128x128, one for each of 148 SMs"
-    return "m128n64", f"m={m}, n={n} make only {tiles} tiles of 128x128; narrow ones fill the GPU"
+def instruction(t):
+    """The instruction: 128 rows, a tile's columns and 64 of k, operands in shared memory."""
+    shape = (BLOCK_M, t.block_n, PRODUCT_K)
+    one, shared = tcgen05.CtaGroup.ONE, tcgen05.OperandSource.SMEM
+    return cute.make_tiled_mma(tcgen05.MmaMXF4NVF4Op(SCALE, shape, one, shared))
 
 
-@cute.jit
-def launch_gemm(
-    codes: cute.Pointer,
-    wcodes: cute.Pointer,
-    ascales: cute.Pointer,
-    wscales: cute.Pointer,
-    alpha: cute.Pointer,
-    bias: cute.Pointer | None,
-    y: cute.Pointer,
-    m: cutlass.Int32,
-    n: cutlass.Int32,
-    k: cutlass.Int32,
-    stream: driver.CUstream,
-    config: cutlass.Constexpr,
-):
-    """Describe the operands to TMA and launch a block for each output tile."""
-    operation = tcgen05.MmaMXF4NVF4Op(
-        SCALE,
-        (BLOCK_M, config.block_n, PRODUCT_K),
-        tcgen05.CtaGroup.ONE,
-        tcgen05.OperandSource.SMEM,
-    )
-    mma = cute.make_tiled_mma(operation)
-    tile = (BLOCK_M, config.block_n, BLOCK_K)
-    a_layout = make_smem_layout_a(mma, tile, CODE, config.stages)
-    w_layout = make_smem_layout_b(mma, tile, CODE, config.stages)
-    load = cpasync.CopyBulkTensorTileG2SOp()
-    a_load = make_tiled_tma_atom_A(load, _codes(codes, m, k), a_layout, tile, mma)
-    w_load = make_tiled_tma_atom_B(load, _codes(wcodes, n, k), w_layout, tile, mma)
-    as_load = _scales_load(load, ascales, m, k, 1)
-    ws_load = _scales_load(load, wscales, n, k, config.scale_tiles)
-    _gemm(
-        mma,
-        *a_load,
-        *w_load,
-        *as_load,
-        *ws_load,
-        a_layout,
-        w_layout,
-        alpha,
-        bias,
-        y,
-        m,
-        n,
-        k,
-        config,
-    ).launch(
-        grid=(cute.ceil_div(m, BLOCK_M), cute.ceil_div(n, config.block_n), 1),
-        block=(THREADS, 1, 1),
-        stream=stream,
-    )
+def codes_load(codes, rows, k, tile_rows):
+    """A load of one step's codes of ``tile_rows`` rows; a row is a multiple of 16 bytes."""
+    octets = cute.assume(k // 2, 16)
+    everything = cute.make_tensor(codes, cute.make_layout((rows, octets), stride=(octets, 1)))
+    box = (tile_rows, OCTETS)
+    swizzled = tcgen05.make_smem_layout_atom(tcgen05.SmemLayoutAtomKind.K_SW128, Uint8)
+    shared = cute.tile_to_shape(swizzled, box, order=(0, 1))
+    return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), everything, shared, box)[0]
 
 
-@cute.jit
-def _codes(codes, rows, k):
-    """The codes ``[rows, k]``; a row is a multiple of 16 bytes, as TMA wants."""
-    k = cute.assume(k, 32)
-    return cute.make_tensor(codes, cute.make_layout((rows, k), stride=(k, 1)))
-
-
-@cute.jit
-def _scales_load(load, scales, rows, k, tiles):
+def scales_load(scales, rows, k, tiles):
     """A load of the scales of one step and ``tiles`` times 128 rows, as words of four."""
     high, wide = cute.ceil_div(rows, SCALE_ROWS), cute.ceil_div(k, PRODUCT_K)
     words = cute.make_tensor(
-        cute.recast_ptr(scales, dtype=cutlass.Int32),
+        cute.recast_ptr(scales, dtype=Int32),
         cute.make_layout((SCALE_ROWS, wide, high), stride=(1, SCALE_ROWS, wide * SCALE_ROWS)),
     )
     box = (SCALE_ROWS, PRODUCTS, tiles)
-    return cpasync.make_tiled_tma_atom(load, words, cute.make_layout(box), box)
+    shared = cute.make_layout(box)
+    return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), words, shared, box)[0]
 
 
 @cute.kernel
-def _gemm(
-    mma: cute.TiledMma,
+def gemm(
     a_load: cute.CopyAtom,
-    a_global: cute.Tensor,
     w_load: cute.CopyAtom,
-    w_global: cute.Tensor,
     as_load: cute.CopyAtom,
-    as_global: cute.Tensor,
     ws_load: cute.CopyAtom,
-    ws_global: cute.Tensor,
-    a_layout: cute.ComposedLayout,
-    w_layout: cute.ComposedLayout,
     alpha: cute.Pointer,
-    bias: cute.Pointer | None,
+    bias: cute.Pointer,
     y: cute.Pointer,
-    m: cutlass.Int32,
-    n: cutlass.Int32,
-    k: cutlass.Int32,
-    config: cutlass.Constexpr,
+    m: Int32,
+    n: Int32,
+    k: Int32,
+    t: Constexpr,
 ):
+    """One tile of y, by six warps."""
     tile_row, tile_col, _ = cute.arch.block_idx()
     warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
     steps = cute.ceil_div(k, BLOCK_K)
 
     memory = SmemAllocator()
-    ring = memory.allocate_array(cutlass.Int64, 2 * config.stages)
-    done = memory.allocate_array(cutlass.Int64, 1)
+    ring = memory.allocate_array(Int64, 2 * t.stages)
+    done = memory.allocate_array(Int64, 1)
+    mma = instruction(t)
+    a_layout = make_smem_layout_a(mma, t.tile, CODE, t.stages)
+    w_layout = make_smem_layout_b(mma, t.tile, CODE, t.stages)
     a_stages = memory.allocate_tensor(CODE, a_layout.outer, 1024, swizzle=a_layout.inner)
     w_stages = memory.allocate_tensor(CODE, w_layout.outer, 1024, swizzle=w_layout.inner)
-    as_stages = memory.allocate_tensor(cutlass.Int32, _scale_stages(1, config), 1024)
-    ws_stages = memory.allocate_tensor(
-        cutlass.Int32, _scale_stages(config.scale_tiles, config), 1024
-    )
+    as_layout = cute.make_layout((SCALE_ROWS, PRODUCTS, 1, t.stages))
+    ws_layout = cute.make_layout((SCALE_ROWS, PRODUCTS, t.scale_tiles, t.stages))
+    as_stages = memory.allocate_tensor(Int32, as_layout, 1024)
+    ws_stages = memory.allocate_tensor(Int32, ws_layout, 1024)
 
     if warp == TMA_WARP:
         for load in (a_load, w_load, as_load, ws_load):
@@ -233,28 +158,26 @@ def _gemm(
     # Ends with a barrier of the block, behind which `done` is ready, too.
     producer, consumer = pipeline.PipelineTmaUmma.create(
         barrier_storage=ring,
-        num_stages=config.stages,
+        num_stages=t.stages,
         producer_group=one,
         consumer_group=one,
-        tx_count=config.stage_bytes,
+        tx_count=t.stage_bytes,
     ).make_participants()
     tensor_memory = TmemAllocator(
         barrier_for_retrieve=pipeline.NamedBarrier(barrier_id=1, num_threads=THREADS - 32)
     )
 
     if warp == TMA_WARP:
-        weights_row = tile_col * config.block_n // (SCALE_ROWS * config.scale_tiles)
-        share = mma.get_slice(0)
-        a_tiles = cute.local_tile(a_global, (BLOCK_M, BLOCK_K), (tile_row, None))
-        w_tiles = cute.local_tile(w_global, (config.block_n, BLOCK_K), (tile_col, None))
-        as_box = (SCALE_ROWS, PRODUCTS, 1)
-        ws_box = (SCALE_ROWS, PRODUCTS, config.scale_tiles)
-        as_tiles = cute.local_tile(as_global, as_box, (0, None, tile_row))
-        ws_tiles = cute.local_tile(ws_global, ws_box, (0, None, weights_row))
-        a_from, a_to = _partition(a_load, share.partition_A(a_tiles), a_stages)
-        w_from, w_to = _partition(w_load, share.partition_B(w_tiles), w_stages)
-        as_from, as_to = _partition(as_load, as_tiles, as_stages)
-        ws_from, ws_to = _partition(ws_load, ws_tiles, ws_stages)
+        a_tiles = cute.local_tile(places_of_codes(m, k), (BLOCK_M, OCTETS), (tile_row, None))
+        w_tiles = cute.local_tile(places_of_codes(n, k), (t.block_n, OCTETS), (tile_col, None))
+        as_box, ws_box = (SCALE_ROWS, PRODUCTS, 1), (SCALE_ROWS, PRODUCTS, t.scale_tiles)
+        ws_row = tile_col * t.block_n // (SCALE_ROWS * t.scale_tiles)
+        as_tiles = cute.local_tile(places_of_scales(m, k), as_box, (0, None, tile_row))
+        ws_tiles = cute.local_tile(places_of_scales(n, k), ws_box, (0, None, ws_row))
+        a_from, a_to = partition(a_load, a_tiles, octets_of(a_stages, a_layout, BLOCK_M, t))
+        w_from, w_to = partition(w_load, w_tiles, octets_of(w_stages, w_layout, t.block_n, t))
+        as_from, as_to = partition(as_load, as_tiles, as_stages)
+        ws_from, ws_to = partition(ws_load, ws_tiles, ws_stages)
         for step in cutlass.range(steps, unroll=1):
             stage = producer.acquire_and_advance()
             at, full = (None, stage.index), stage.barrier
@@ -268,18 +191,18 @@ def _gemm(
         tensor_memory.wait_for_alloc()
         tcgen05_fence("after_thread_sync")
         columns = tensor_memory.retrieve_ptr(cutlass.Float32)
-        within = tile_col * config.block_n % SCALE_ROWS
+        within = tile_col * t.block_n % SCALE_ROWS
         stages = (a_stages, w_stages, as_stages, ws_stages)
-        _multiply(mma, consumer, stages, columns, within, k, config)
+        multiply(mma, consumer, stages, columns, within, k, t)
         with cute.arch.elect_one():
             tcgen05.commit(done)
 
     if warp < WRITERS:
-        tensor_memory.allocate(config.columns)
+        tensor_memory.allocate(t.columns)
         tensor_memory.wait_for_alloc()
         columns = tensor_memory.retrieve_ptr(cutlass.Float32)
         tensor_memory.relinquish_alloc_permit()
-        _write(mma, done, columns, alpha, bias, y, m, n, config)
+        write(mma, done, columns, alpha, bias, y, m, n, t)
         tcgen05_fence("before_thread_sync")
         pipeline.NamedBarrier(barrier_id=2, num_threads=32 * WRITERS).arrive_and_wait()
         tcgen05_fence("after_thread_sync")
@@ -287,19 +210,18 @@ def _gemm(
 
 
 @cute.jit
-def _multiply(mma, consumer, stages, columns, within, k, config):
+def multiply(mma, consumer, stages, columns, within, k, t):
     """Issue the products of all steps; weights begin ``within`` rows into their tile of scales."""
     a_stages, w_stages, as_stages, ws_stages = stages
-    tile = (BLOCK_M, config.block_n, BLOCK_K)
-    as_layout = make_smem_layout_sfa(mma, tile, SHARED_BY, config.stages)
-    ws_layout = make_smem_layout_sfb(mma, tile, SHARED_BY, config.stages)
-    as_held = make_tmem_layout_sfa(mma, tile, SHARED_BY, cute.select(as_layout, [0, 1, 2]))
-    ws_held = make_tmem_layout_sfb(mma, tile, SHARED_BY, cute.select(ws_layout, [0, 1, 2]))
-    as_columns = columns + config.block_n
+    as_layout = make_smem_layout_sfa(mma, t.tile, SHARED_BY, t.stages)
+    ws_layout = make_smem_layout_sfb(mma, t.tile, SHARED_BY, t.stages)
+    as_held = make_tmem_layout_sfa(mma, t.tile, SHARED_BY, cute.select(as_layout, [0, 1, 2]))
+    ws_held = make_tmem_layout_sfb(mma, t.tile, SHARED_BY, cute.select(ws_layout, [0, 1, 2]))
+    as_columns = columns + t.block_n
     ws_columns = as_columns + SCALE_COLUMNS
-    as_copy, as_from, as_to = _scales_copy(as_stages, as_layout, as_columns, as_held)
-    ws_copy, ws_from, ws_to = _scales_copy(ws_stages, ws_layout, ws_columns, ws_held)
-    acc = _accumulators(mma, columns, config)
+    as_copy, as_from, as_to = scales_copy(as_stages, as_layout, as_columns, as_held)
+    ws_copy, ws_from, ws_to = scales_copy(ws_stages, ws_layout, ws_columns, ws_held)
+    acc = accumulators(mma, columns, t)
     a_used, w_used = mma.make_fragment_A(a_stages), mma.make_fragment_B(w_stages)
     as_used = cute.make_tensor(cute.recast_ptr(as_columns, dtype=SCALE), as_held)
     ws_used = cute.make_tensor(cute.recast_ptr(ws_columns + within // 32, dtype=SCALE), ws_held)
@@ -307,8 +229,8 @@ def _multiply(mma, consumer, stages, columns, within, k, config):
     for step in cutlass.range(steps, unroll=1):
         stage = consumer.wait_and_advance()
         if step == steps - 1 and k % PRODUCT_K != 0:
-            _clear_padding(as_stages, k, stage.index)
-            _clear_padding(ws_stages, k, stage.index)
+            clear_padding(as_stages, k, stage.index)
+            clear_padding(ws_stages, k, stage.index)
             cute.arch.fence_proxy("async.shared", space="cta")
             cute.arch.sync_warp()
         scales = (None, None, None, None, stage.index)
@@ -323,11 +245,11 @@ def _multiply(mma, consumer, stages, columns, within, k, config):
 
 
 @cute.jit
-def _write(mma, done, columns, alpha, bias, y, m, n, config):
+def write(mma, done, columns, alpha, bias, y, m, n, t):
     """Wait for the accumulators; finish and store them."""
     thread, _, _ = cute.arch.thread_idx()
     tile_row, tile_col, _ = cute.arch.block_idx()
-    acc = _accumulators(mma, columns, config)
+    acc = accumulators(mma, columns, t)
     chunks = cute.flat_divide(acc[(None, None), 0, 0], (BLOCK_M, CHUNK))
     read = tcgen05.make_tmem_copy(
         cute.make_copy_atom(tcgen05.Ld32x32bOp(tcgen05.Repetition.x32), cutlass.Float32),
@@ -341,40 +263,54 @@ def _write(mma, done, columns, alpha, bias, y, m, n, config):
     factor = alpha.load()
     cute.arch.mbarrier_wait(done, 0)
     tcgen05_fence("after_thread_sync")
-    for chunk in cutlass.range_constexpr(config.block_n // CHUNK):
+    for chunk in cutlass.range_constexpr(t.block_n // CHUNK):
         cute.copy(read, held[None, None, None, 0, chunk], values)
         cute.arch.fence_view_async_tmem_load()
         if row < m:
             for part in cutlass.range_constexpr(CHUNK // VECTOR):
-                vector = (tile_col * config.block_n + chunk * CHUNK) // VECTOR + part
+                vector = (tile_col * t.block_n + chunk * CHUNK) // VECTOR + part
                 if vector * VECTOR < n:
-                    _store(values, part, factor, bias, y, m, n, row, vector)
+                    store(values, part, factor, bias, y, m, n, row, vector, t)
 
 
-def _scale_stages(tiles, config):
-    """Scales in shared memory: a word for each row, tile along k, tile along rows and stage."""
-    return cute.make_layout((SCALE_ROWS, PRODUCTS, tiles, config.stages))
+def places_of_codes(rows, k):
+    """What TMA is told for each byte of codes: its place in the row, then the row."""
+    places = cute.make_identity_tensor((k // 2, rows))
+    return cute.make_tensor(places.iterator, cute.select(places.layout, [1, 0]))
 
 
-def _partition(load, tiles, stages):
+def places_of_scales(rows, k):
+    """The same for each word of scales: its place in the tile, the tile along k, along rows."""
+    tiles = cute.ceil_div(k, PRODUCT_K), cute.ceil_div(rows, SCALE_ROWS)
+    return cute.make_identity_tensor((SCALE_ROWS, *tiles))
+
+
+def octets_of(stages, layout, rows, t):
+    """Codes in shared memory as bytes: ``[rows, bytes, stages]``."""
+    octets = cute.make_layout((rows, OCTETS, t.stages), stride=(OCTETS, 1, rows * OCTETS))
+    return cute.make_tensor(cute.recast_ptr(stages.iterator, layout.inner, dtype=Uint8), octets)
+
+
+def partition(load, tiles, stages):
     """Where a load reads, by step, and where it writes, by stage."""
+    box = cute.rank(stages) - 1
     target, source = cpasync.tma_partition(
         load,
         0,
         cute.make_layout(1),
-        cute.group_modes(stages, 0, 3),
-        cute.group_modes(tiles, 0, 3),
+        cute.group_modes(stages, 0, box),
+        cute.group_modes(tiles, 0, box),
     )
     return source, target
 
 
-def _accumulators(mma, base, config):
+def accumulators(mma, base, t):
     """Accumulators begin at the first column: lane r, column c holds row r, column c."""
-    shape = mma.partition_shape_C((BLOCK_M, config.block_n))
+    shape = mma.partition_shape_C((BLOCK_M, t.block_n))
     return cute.make_tensor(base, mma.make_fragment_C(shape).layout)
 
 
-def _scales_copy(stages, layout, columns, columns_layout):
+def scales_copy(stages, layout, columns, columns_layout):
     """A copy of a stage's scales to tensor memory: the operation, sources by stage, target."""
     source = cute.make_tensor(cute.recast_ptr(stages.iterator, dtype=SCALE), layout)
     target = cute.make_tensor(cute.recast_ptr(columns, dtype=SCALE), columns_layout)
@@ -387,7 +323,7 @@ def _scales_copy(stages, layout, columns, columns_layout):
 
 
 @cute.jit
-def _clear_padding(stages, k, stage):
+def clear_padding(stages, k, stage):
     """Clear the last two of each word's scales in the last tile that k reaches; a warp's work."""
     lane = cute.arch.lane_idx()
     last = k % BLOCK_K // PRODUCT_K
@@ -398,14 +334,55 @@ def _clear_padding(stages, k, stage):
 
 
 @cute.jit
-def _store(values, part, factor, bias, y, m, n, row, vector):
+def store(values, part, factor, bias, y, m, n, row, vector, t):
     """Finish and store the ``part``-th eight of a thread's accumulators."""
     eight = cute.local_tile(cute.coalesce(values), (VECTOR,), (part,)).load() * factor
-    if cutlass.const_expr(bias is not None):
-        addend = cute.local_tile(cute.make_tensor(bias, cute.make_layout(n)), (VECTOR,), (vector,))
-        eight = eight + addend.load().to(cutlass.Float32)
-    out = cute.make_rmem_tensor((1, VECTOR), y.dtype)
-    out.store(eight.to(y.dtype).reshape((1, VECTOR)))
-    n = cute.assume(cutlass.Int64(n), VECTOR)
-    outputs = cute.make_tensor(y, cute.make_layout((m, n), stride=(n, 1)))
+    if cutlass.const_expr(t.bias is not None):
+        addends = cute.make_tensor(aligned(bias, t.bias), cute.make_layout(n))
+        eight = eight + cute.local_tile(addends, (VECTOR,), (vector,)).load().to(cutlass.Float32)
+    out = cute.make_rmem_tensor((1, VECTOR), t.out)
+    out.store(eight.to(t.out).reshape((1, VECTOR)))
+    row_length = cute.assume(Int64(n), VECTOR)
+    outputs = cute.make_tensor(
+        aligned(y, t.out), cute.make_layout((m, row_length), stride=(row_length, 1))
+    )
     cute.autovec_copy(out, cute.local_tile(outputs, (1, VECTOR), (row, vector)))
+
+
+def aligned(pointer, dtype):
+    """The same place as numbers of ``dtype``, known to begin at a multiple of 16 bytes."""
+    return cute.make_ptr(dtype, pointer.toint(), cute.AddressSpace.gmem, assumed_align=16)
+
+
+@cute.jit
+def nvfp4_gemm(
+    codes: cute.Pointer,
+    wcodes: cute.Pointer,
+    ascales: cute.Pointer,
+    wscales: cute.Pointer,
+    alpha: cute.Pointer,
+    bias: cute.Pointer,
+    y: cute.Pointer,
+    m: Int32,
+    n: Int32,
+    k: Int32,
+    BLOCK_N: Constexpr,
+    STAGES: Constexpr,
+    BIAS: Constexpr,
+    OUT: Constexpr,
+):
+    """Launch one block; where the kernel is found on disk, none of this runs."""
+    t = Tiling(BLOCK_N, STAGES, BIAS, OUT)
+    gemm(
+        codes_load(codes, m, k, BLOCK_M),
+        codes_load(wcodes, n, k, BLOCK_N),
+        scales_load(ascales, m, k, 1),
+        scales_load(wscales, n, k, t.scale_tiles),
+        alpha,
+        bias,
+        y,
+        m,
+        n,
+        k,
+        t,
+    ).launch(grid=[1, 1, 1], block=[THREADS, 1, 1])
