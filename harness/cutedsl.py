@@ -27,10 +27,11 @@ from harness import artifact, backends, cubins, kernel_arguments
 from harness.native import Function, target_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
     from harness.kernel_arguments import Kind
+    from harness.native import Host
 
 __all__ = ["Source", "compile_source", "function_of"]
 
@@ -39,7 +40,6 @@ _ENTRY: Final = 1  # the form of an entry on disk; another one is another key
 # What pointers and numbers are called there. A tensor of any dtype is bytes.
 _POINTERS: Final = {
     kernel_arguments.ANY: "Uint8",
-    kernel_arguments.TENSOR_MAP: "Uint8",
     "uint8": "Uint8",
     "int8": "Int8",
     "int32": "Int32",
@@ -65,10 +65,15 @@ class Source:
 
     ``kernel`` is a function of it decorated by ``cute.jit``, which takes ``parameters`` in their
     order, then ``constants`` by keyword (as ``cutlass.Constexpr``), and launches one kernel with
-    the same parameters; of a ``tensor_map`` it takes the pointer and makes the copy atom of TMA. What it gives as grid and shared memory does not count, as that is given at
-    each launch; its block does, as the bound for registers. The text is not imported by anything
-    else, so that nothing else decides the machine code. ``specific`` compiles for an arch and no
-    later one (``sm_90a``), as wgmma, tcgen05 and block-scaled instructions need.
+    the same parameters. What it gives as grid and shared memory does not count, as that is given at
+    each launch; its block does, as the bound for registers. The text imports nothing of ours, so
+    that nothing else decides the machine code. ``alignment`` is what the compiler may take for
+    granted of pointers, in bytes; without it that of their numbers. ``specific`` compiles for an
+    arch and no later one (``sm_90a``), as wgmma, tcgen05 and block-scaled instructions need.
+
+    A ``hosted`` one takes a stream between parameters and constants, and its own host code
+    launches it, as one with tensor maps for TMA needs: grid and shared memory are then its own. It
+    is compiled anew in each process that launches it, since host code is not kept on disk.
     """
 
     backend: ClassVar[str] = "cutedsl"
@@ -77,6 +82,8 @@ class Source:
     kernel: str
     parameters: Mapping[str, Kind] = field(hash=False)
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
+    alignment: Mapping[str, int] = field(default_factory=dict, hash=False)
+    hosted: bool = False
     specific: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +102,10 @@ class Source:
     def compile(self, arch: str, *, folder: Path | None = None) -> cubins.Binary:
         """Machine code for ``arch``; see `compile_source`."""
         return compile_source(self, arch, folder=folder)
+
+    def host(self, arch: str) -> Host | None:
+        """What launches a ``hosted`` kernel on the current device, compiled for ``arch``."""
+        return _host(self, arch, target_of(arch, specific=self.specific)) if self.hosted else None
 
 
 def function_of(source: Source, module: str, *, folder: Path | None = None) -> Function:
@@ -128,7 +139,8 @@ def _key(source: Source, target: str, version: str) -> str:
     kinds = [[name, _word(kind)] for name, kind in source.parameters.items()]
     parts = [
         *("cutedsl", _ENTRY, version, target),
-        *(source.name, source.text, source.kernel, kinds, sorted(source.constants.items())),
+        *(source.name, source.text, source.kernel, source.hosted, kinds),
+        *(sorted(each.items()) for each in (source.constants, source.alignment)),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -138,14 +150,53 @@ def _word(kind: Kind) -> str:
 
 
 def _compile(source: Source, arch: str, target: str) -> cubins.Binary:
+    """Compile a source that is not on disk."""
+    with _translated(source, arch, target, to_run=False) as (made, folder):
+        symbols = list(made.kernel_info)
+        if len(symbols) != 1:
+            msg = f"{source.kernel} launches {len(symbols)} kernels; a source is of one"
+            raise ValueError(msg)
+        (cubin,), (ptx,) = (list(folder.glob(f"*.{kind}")) for kind in ("cubin", "ptx"))
+        return cubins.Binary(cubin.read_bytes(), str(symbols[0]), "", ptx.read_text("utf-8"))
+
+
+def _host(source: Source, arch: str, target: str) -> Host:
+    cutlass = backends.require("cutedsl")
+    with _translated(source, arch, target, to_run=True) as (made, _):
+        kinds = list(source.parameters.items())
+
+    def launch(values: Sequence[Any], stream: int) -> None:
+        from cuda.bindings import driver
+
+        passed = (
+            _argument(cutlass, kind, value, source.alignment.get(name))
+            for (name, kind), value in zip(kinds, values, strict=True)
+        )
+        made(*passed, driver.CUstream(stream))
+
+    return launch
+
+
+@contextlib.contextmanager
+def _translated(
+    source: Source, arch: str, target: str, *, to_run: bool
+) -> Iterator[tuple[Any, Path]]:
+    """What the compiler makes of a source, and where it wrote PTX and machine code."""
     cutlass = backends.require("cutedsl")
     with _lock, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("default")  # a warning is no failure to compile
         try:
             with _imported(source, Path(folder)) as module:
-                symbol = _translate(cutlass, source, module, target, folder)
-            (cubin,), (ptx,) = (list(Path(folder).glob(f"*.{kind}")) for kind in ("cubin", "ptx"))
-            return cubins.Binary(cubin.read_bytes(), symbol, "", ptx.read_text("utf-8"))
+                yield (
+                    cutlass.cute.compile(
+                        getattr(module, source.kernel),
+                        *_stand_ins(cutlass, source),
+                        **source.constants,
+                        options=f"--gpu-arch {target} --keep-ptx --keep-cubin --dump-dir {folder}",
+                        no_jit_engine=not to_run,
+                    ),
+                    Path(folder),
+                )
         # The source is run as Python, and the compiler raises what it likes.
         except Exception as error:
             said = _COLOURS.sub("", str(error)).replace(f"{folder}/", "").strip()
@@ -153,32 +204,26 @@ def _compile(source: Source, arch: str, target: str) -> cubins.Binary:
             raise artifact.CompileFailed(source.kernel, arch, msg) from error
 
 
-def _translate(cutlass: Any, source: Source, module: ModuleType, target: str, folder: str) -> str:
-    """Write PTX and machine code to ``folder``; the kernel's symbol."""
-    options = f"--gpu-arch {target} --keep-ptx --keep-cubin --dump-dir {folder}"
-    made = cutlass.cute.compile(
-        getattr(module, source.kernel),
-        *(_stand_in(cutlass, kind) for kind in source.parameters.values()),
-        **source.constants,
-        options=options,
-        no_jit_engine=True,  # nothing is to run here
-    )
-    symbols = list(made.kernel_info)
-    if len(symbols) != 1:
-        msg = f"{source.kernel} launches {len(symbols)} kernels; a source is of one"
-        raise ValueError(msg)
-    return str(symbols[0])
+def _stand_ins(cutlass: Any, source: Source) -> list[Any]:
+    """Arguments of the right types, of which no more is used."""
+    found = [
+        _argument(cutlass, kind, None if isinstance(kind, str) else kind(1), alignment)
+        for kind, alignment in (
+            (kind, source.alignment.get(name)) for name, kind in source.parameters.items()
+        )
+    ]
+    return [*found, cutlass.cute.runtime.make_fake_stream()] if source.hosted else found
 
 
-def _stand_in(cutlass: Any, kind: Kind) -> Any:
-    """An argument of the right type, of which no more is used."""
+def _argument(cutlass: Any, kind: Kind, value: Any, alignment: int | None) -> Any:
     if not isinstance(kind, str):
-        return getattr(cutlass, _NUMBERS[kind])(1)
+        return getattr(cutlass, _NUMBERS[kind])(value.value)
     element = getattr(cutlass, _POINTERS[kind.removesuffix("?")])
-    # What is aligned better than that, the source has to say; TMA reads nothing else.
-    octets = 16 if kind == kernel_arguments.TENSOR_MAP else element.width // 8
     return cutlass.cute.runtime.make_ptr(
-        element, octets, cutlass.cute.AddressSpace.gmem, assumed_align=octets
+        element,
+        0 if value is None else value.data_ptr(),
+        cutlass.cute.AddressSpace.gmem,
+        assumed_align=alignment or element.width // 8,
     )
 
 

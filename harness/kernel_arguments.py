@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,14 +13,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["ANY", "TENSOR_MAP", "Kind", "TensorMap", "check_kind", "convert", "extents", "tensors"]
+__all__ = ["ANY", "Kind", "check_kind", "convert", "extents", "tensors"]
 
 Kind = str | type[Any]
 """``"float16"``: a pointer to a tensor of that dtype; ``"tensor"``: of any; with ``?`` or None.
-``"tensor_map"``: a `TensorMap`. A type of ctypes: a scalar of that width."""
+A type of ctypes: a scalar of that width."""
 
 ANY: Final = "tensor"
-TENSOR_MAP: Final = "tensor_map"
 _INTEGERS: Final = (
     *(ctypes.c_int8, ctypes.c_int16, ctypes.c_int32, ctypes.c_int64),
     *(ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64),
@@ -30,24 +28,7 @@ _FLOATS: Final = (ctypes.c_float, ctypes.c_double)
 _GRID: Final = (2**31 - 1, 65535, 65535)
 _BLOCK: Final = (1024, 1024, 64)
 _THREADS: Final = 1024
-_BOX: Final = 256  # largest extent of a box of TMA
-_ALIGNED: Final = 16  # bytes
 _CLUSTER: Final = (8, 8, 8)  # and 8 together: what every arch with clusters launches
-
-
-@dataclass(frozen=True, eq=False)
-class TensorMap:
-    """How TMA loads boxes of a tensor: 128 bytes by value to the kernel, which are made at launch.
-
-    ``box`` has an extent for each of the tensor's axes, in its order; what a box reads beyond the
-    tensor is zeros. ``swizzled``: in shared memory the 16-byte pieces of a row of 128 bytes are
-    exchanged by row (``128B``). The tensor is dense along its last axis, begins at a multiple of 16
-    bytes, and so do its rows.
-    """
-
-    tensor: Tensor
-    box: tuple[int, ...]
-    swizzled: bool = False
 
 
 def check_kind(name: str, kind: Kind) -> None:
@@ -56,7 +37,7 @@ def check_kind(name: str, kind: Kind) -> None:
         return
     msg = (
         f"parameter {name!r} is declared as {kind!r}; use a dtype's name such as 'float16', "
-        f"{ANY!r}, {TENSOR_MAP!r}, or a type of ctypes such as c_int32 or c_float"
+        f"{ANY!r}, or a type of ctypes such as c_int32 or c_float"
     )
     raise TypeError(msg)
 
@@ -66,9 +47,6 @@ def convert(kernel: str, name: str, kind: Kind, value: object) -> Any:
 
     Raises TypeError for a value of another type or dtype and ValueError for one that does not fit.
     """
-    if kind == TENSOR_MAP:
-        _check_map(kernel, name, value)
-        return value
     if isinstance(kind, str):
         _check_tensor(kernel, name, kind, value)
         return value
@@ -100,32 +78,11 @@ def _check_tensor(kernel: str, name: str, kind: str, value: object) -> None:
         raise TypeError(msg)
 
 
-def _check_map(kernel: str, name: str, value: object) -> None:
-    if not isinstance(value, TensorMap):
-        msg = f"{kernel}: {name}={value!r} is a {type(value).__name__}; pass a TensorMap"
-        raise TypeError(msg)
-    tensor = value.tensor
-    if len(value.box) != tensor.dim() or not all(1 <= each <= _BOX for each in value.box):
-        msg = (
-            f"{kernel}: {name} has box={value.box!r} for a tensor of rank {tensor.dim()}; "
-            f"give each axis an extent of 1 to {_BOX}"
-        )
-        raise ValueError(msg)
-    octets = [stride * tensor.element_size() for stride in tensor.stride()]
-    if tensor.stride(-1) != 1 or any(each % _ALIGNED for each in octets[:-1]):
-        msg = (
-            f"{kernel}: {name} has strides of {octets} bytes; TMA wants the last axis dense and "
-            f"the others at multiples of {_ALIGNED} bytes; pass a contiguous copy"
-        )
-        raise ValueError(msg)
-
-
 def tensors(values: Sequence[object]) -> list[Tensor]:
     """The tensors among the values of a launch."""
     import torch
 
-    held = [value.tensor if isinstance(value, TensorMap) else value for value in values]
-    return [value for value in held if isinstance(value, torch.Tensor)]
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 def extents(

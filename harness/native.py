@@ -18,13 +18,15 @@ from harness import artifact, backends, device, kernel_arguments
 from harness.launches import Launch, report_launch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import torch
 
     from harness.cubins import Binary
     from harness.kernel_arguments import Kind
+
+    Host = Callable[[Sequence[Any], int], None]  # launches with values on a stream
 
 __all__ = ["Function", "LaunchedTooLate", "Source", "compile_launch", "target_of"]
 
@@ -51,6 +53,9 @@ class Source(Protocol):
 
     def compile(self, arch: str, *, folder: Path | None) -> Binary:
         """Machine code for an arch, kept in ``folder``; see `nvrtc.compile_source`."""
+
+    def host(self, arch: str) -> Host | None:
+        """What launches it with values on a stream, if host code of its own has to."""
 
 
 class LaunchedTooLate(RuntimeError):
@@ -79,8 +84,9 @@ def target_of(arch: str, *, specific: bool) -> str:
 class _Loaded:
     """A kernel on one device, with the dynamic shared memory that it was allowed so far."""
 
-    def __init__(self, kernel: Any) -> None:
+    def __init__(self, kernel: Any, host: Host | None) -> None:
         self.kernel = kernel
+        self.host = host
         self.allowed = 0
 
 
@@ -158,8 +164,11 @@ class Function:
             # In a thread that has not used CUDA yet, torch makes its device current too late.
             core.Device(where.index).set_current()
             loaded = self._load(where, core)
-            self._allow(loaded, shared_bytes, where)
             handle = device.current_stream(where) if stream is None else stream
+            if loaded.host is not None:
+                loaded.host(values, handle)
+                return
+            self._allow(loaded, shared_bytes, where)
             stream_of_torch = core.Stream.from_handle(handle)
             core.launch(stream_of_torch, config, loaded.kernel, *map(_passed, values))
 
@@ -191,7 +200,8 @@ class Function:
                 if key not in self._loaded:
                     made = self.source.compile(key[1], folder=self.folder)
                     code = core.ObjectCode.from_cubin(made.cubin, name=self.source.name)
-                    self._loaded[key] = _Loaded(code.get_kernel(made.symbol))
+                    kernel = code.get_kernel(made.symbol)
+                    self._loaded[key] = _Loaded(kernel, self.source.host(key[1]))
         return self._loaded[key]
 
     def _allow(self, loaded: _Loaded, shared_bytes: int, where: torch.device) -> None:
@@ -272,16 +282,4 @@ def _passed(value: Any) -> Any:
     """Pointers as integers, which cuda-core takes for addresses; scalars as they are."""
     if value is None:
         return 0
-    if isinstance(value, kernel_arguments.TensorMap):
-        return _described(value)
     return value.data_ptr() if hasattr(value, "data_ptr") else value
-
-
-def _described(value: kernel_arguments.TensorMap) -> Any:
-    from cuda.core._tensor_map import TensorMapSwizzle  # which has no public place in 1.2
-    from cuda.core.utils import StridedMemoryView
-
-    swizzle = TensorMapSwizzle.SWIZZLE_128B if value.swizzled else TensorMapSwizzle.NONE
-    # On the launch's stream already, like every other argument.
-    view = StridedMemoryView.from_any_interface(value.tensor, stream_ptr=-1)
-    return view.as_tensor_map(box_dim=value.box, swizzle=swizzle)

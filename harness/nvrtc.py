@@ -56,6 +56,9 @@ class Source:
         """Machine code for ``arch``; see `compile_source`."""
         return compile_source(self, arch, folder=folder)
 
+    def host(self, arch: str) -> None:
+        """None: what is launched is the kernel itself."""
+
 
 def compile_source(source: Source, arch: str, *, folder: Path | None = None) -> cubins.Binary:
     """Machine code of ``source`` for ``arch`` (``sm90``, or ``sm90a``), kept in ``folder``.

@@ -40,6 +40,7 @@ Scales are read as *unsigned* E4M3: the sign bit of a block scale must be zero.
 # Annotations are types to the DSL, so they must not become strings.
 
 import cutlass
+from cuda.bindings import driver
 from cutlass import Constexpr, Int32, Int64, Uint8, cute, pipeline
 from cutlass.cute.nvgpu import cpasync, tcgen05
 from cutlass.experimental.primitives import tcgen05_fence
@@ -76,7 +77,7 @@ THREADS = 32 * 6
 class Tiling:
     """What the kernel is compiled for: a tile's columns, stages of the ring, and dtypes."""
 
-    def __init__(self, block_n, stages, bias, out):
+    def __init__(self, block_n, stages, bias, out) -> None:
         self.block_n, self.stages = block_n, stages
         self.bias, self.out = DTYPES.get(bias), DTYPES[out]
         self.tile = (BLOCK_M, block_n, BLOCK_K)
@@ -101,7 +102,9 @@ def codes_load(codes, rows, k, tile_rows):
     box = (tile_rows, OCTETS)
     swizzled = tcgen05.make_smem_layout_atom(tcgen05.SmemLayoutAtomKind.K_SW128, Uint8)
     shared = cute.tile_to_shape(swizzled, box, order=(0, 1))
-    return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), everything, shared, box)[0]
+    return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), everything, shared, box)[
+        0
+    ]
 
 
 def scales_load(scales, rows, k, tiles):
@@ -338,20 +341,15 @@ def store(values, part, factor, bias, y, m, n, row, vector, t):
     """Finish and store the ``part``-th eight of a thread's accumulators."""
     eight = cute.local_tile(cute.coalesce(values), (VECTOR,), (part,)).load() * factor
     if cutlass.const_expr(t.bias is not None):
-        addends = cute.make_tensor(aligned(bias, t.bias), cute.make_layout(n))
+        addends = cute.make_tensor(cute.recast_ptr(bias, dtype=t.bias), cute.make_layout(n))
         eight = eight + cute.local_tile(addends, (VECTOR,), (vector,)).load().to(cutlass.Float32)
     out = cute.make_rmem_tensor((1, VECTOR), t.out)
     out.store(eight.to(t.out).reshape((1, VECTOR)))
     row_length = cute.assume(Int64(n), VECTOR)
     outputs = cute.make_tensor(
-        aligned(y, t.out), cute.make_layout((m, row_length), stride=(row_length, 1))
+        cute.recast_ptr(y, dtype=t.out), cute.make_layout((m, row_length), stride=(row_length, 1))
     )
     cute.autovec_copy(out, cute.local_tile(outputs, (1, VECTOR), (row, vector)))
-
-
-def aligned(pointer, dtype):
-    """The same place as numbers of ``dtype``, known to begin at a multiple of 16 bytes."""
-    return cute.make_ptr(dtype, pointer.toint(), cute.AddressSpace.gmem, assumed_align=16)
 
 
 @cute.jit
@@ -366,12 +364,13 @@ def nvfp4_gemm(
     m: Int32,
     n: Int32,
     k: Int32,
+    stream: driver.CUstream,
     BLOCK_N: Constexpr,
     STAGES: Constexpr,
     BIAS: Constexpr,
     OUT: Constexpr,
 ):
-    """Launch one block; where the kernel is found on disk, none of this runs."""
+    """Describe what TMA reads, and launch a block for each tile of y."""
     t = Tiling(BLOCK_N, STAGES, BIAS, OUT)
     gemm(
         codes_load(codes, m, k, BLOCK_M),
@@ -385,4 +384,8 @@ def nvfp4_gemm(
         n,
         k,
         t,
-    ).launch(grid=[1, 1, 1], block=[THREADS, 1, 1])
+    ).launch(
+        grid=[cute.ceil_div(m, BLOCK_M), cute.ceil_div(n, BLOCK_N), 1],
+        block=[THREADS, 1, 1],
+        stream=stream,
+    )
