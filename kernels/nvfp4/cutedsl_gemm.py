@@ -19,7 +19,14 @@ from torch import Tensor
 from harness import device, kernel
 from harness.cutedsl import Source, function_of
 from kernels import contract
-from kernels.nvfp4.cutedsl_policy import ARCH, CONFIGS, Tile, choose_config
+from kernels.nvfp4.cutedsl_policy import (
+    ARCH,
+    CONFIGS,
+    DEQUANTIZED,
+    Tile,
+    choose_config,
+    choose_path,
+)
 from kernels.nvfp4.gemm_arguments import check_gemm
 
 if TYPE_CHECKING:
@@ -88,12 +95,26 @@ def _nvfp4_gemm_cutedsl(
     config: str | None,
 ) -> Tensor:
     check_gemm(codes, wcodes, ascales, wscales, alpha, bias, out_dtype, config, configs=CONFIGS)
-    device.require_arch(codes.device, ARCH)
-    m, n, octets = codes.shape[0], wcodes.shape[0], codes.shape[1]
+    path, _ = choose_path(device.require_arch(codes.device, ARCH))
+    m, n = codes.shape[0], wcodes.shape[0]
     y = torch.empty((m, n), dtype=out_dtype, device=codes.device)
-    if m == 0:
-        return y
-    tile = CONFIGS[config or choose_config(m, n, device.multiprocessors(codes.device))[0]]
+    if m > 0:
+        name = config or choose_config(m, n, device.multiprocessors(codes.device))[0]
+        _LAUNCHES[path](name, codes, wcodes, ascales, wscales, alpha, bias, y)
+    return y
+
+
+def _dequantized(
+    config: str,
+    codes: Tensor,
+    wcodes: Tensor,
+    ascales: Tensor,
+    wscales: Tensor,
+    alpha: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+) -> None:
+    tile, (m, n), octets = CONFIGS[config], y.shape, codes.shape[1]
     codes, wcodes = _copied_from(codes, UNIT), _copied_from(wcodes, UNIT)
     scales = (_copied_from(each.view(torch.uint8), WORD) for each in (ascales, wscales))
     _gemm(tile).launch(
@@ -101,12 +122,15 @@ def _nvfp4_gemm_cutedsl(
         *(codes.stride(0), wcodes.stride(0), 0 if bias is None else bias.stride(0)),
         int(bias is not None),
         int(bias is not None and bias.dtype is torch.bfloat16),
-        int(out_dtype is torch.bfloat16),
+        int(y.dtype is torch.bfloat16),
         grid=tile.tiles(m, n),
         block=tile.threads,
         shared_bytes=tile.shared_bytes,
     )
-    return y
+
+
+# What a path of the policy launches.
+_LAUNCHES: Final = {DEQUANTIZED: _dequantized}
 
 
 @_nvfp4_gemm_cutedsl.register_fake

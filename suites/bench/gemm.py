@@ -20,7 +20,7 @@ import torch
 
 from harness import device as devices
 from harness.launches import record_launches
-from harness.nvrtc import Function, compile_source
+from harness.nvrtc import Function
 from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
 from kernels.svdq.cuda_policy import (
     GEMM_CONFIGS,
@@ -243,7 +243,7 @@ def _start_of(launch: Launch, device: torch.device) -> tuple[float, float]:
     function: Function = launch.function
     with tempfile.TemporaryDirectory() as name:
         start = time.perf_counter()
-        compile_source(function.source, devices.arch_of(device), folder=Path(name))
+        function.source.compile(devices.arch_of(device), folder=Path(name))
         compiled = time.perf_counter()
         fresh = Function(function.source, function.parameters, function.module, Path(name))
         fresh.load(device)

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness import device
 from harness.launches import capture_launches
+from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
 from kernels.nvfp4.domain import MAX_M
 from kernels.nvfp4.scale_layout import padded_shape, swizzle_scales
 from kernels.nvfp4.triton_gemm import nvfp4_gemm
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
+GEMMS = (nvfp4_gemm, nvfp4_gemm_cutedsl)
 
 
 def octets(*shape: int) -> Tensor:
@@ -223,9 +225,10 @@ def check(call: Callable[..., object], legal: dict[str, Any], refusal: Refusal) 
         assert len(launches) == 1
 
 
+@pytest.mark.parametrize("gemm", GEMMS)
 @pytest.mark.parametrize("name", GEMM)
-def test_the_gemm_refuses(name: str) -> None:
-    check(nvfp4_gemm, operands(), GEMM[name])
+def test_the_gemm_refuses(name: str, gemm: Callable[..., object]) -> None:
+    check(gemm, operands(), GEMM[name])
 
 
 @pytest.mark.parametrize("name", QUANTIZE)
@@ -235,7 +238,7 @@ def test_the_quantizer_refuses(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("call", "legal", "moved"),
-    [(nvfp4_gemm, operands, name) for name in operands() if name != "codes"]
+    [(gemm, operands, name) for gemm in GEMMS for name in operands() if name != "codes"]
     + [(nvfp4_quantize, activations, "global_encode_scale")],
 )
 def test_tensors_of_two_devices_are_refused(
@@ -257,11 +260,12 @@ def test_scales_that_need_no_padding_are_taken_as_laid_out() -> None:
     assert len(launches) == 1
 
 
+@pytest.mark.parametrize("gemm", GEMMS)
 @pytest.mark.parametrize("m", [0, 1, 127, 129])
-def test_any_number_of_rows_is_taken(m: int) -> None:
+def test_any_number_of_rows_is_taken(m: int, gemm: Callable[..., Tensor]) -> None:
     with device.pretend("sm90"), capture_launches() as launches:
         codes, made = nvfp4_quantize(**activations(m))
-        y = nvfp4_gemm(**operands(m), out_dtype=torch.float16)
+        y = gemm(**operands(m), out_dtype=torch.float16)
     assert (codes.shape, made.shape) == ((m, 48), padded_shape(m, 6))
     assert (y.shape, y.dtype) == ((m, 16), torch.float16)
     assert len(launches) == (2 if m else 0)

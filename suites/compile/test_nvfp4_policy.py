@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from kernels.nvfp4 import triton_gemm, triton_quantize
+import pytest
+
+from harness import arch as arches
+from harness.artifact import SHARED_LIMITS
+from kernels.nvfp4 import cutedsl_policy, triton_gemm, triton_quantize
 
 SIZES = (1, 4, 16, 17, 64, 300, 1024, 4096, 8192, 65536)
 
@@ -27,3 +31,44 @@ def test_every_tiling_of_the_quantizer_is_chosen_somewhere_and_no_other() -> Non
 
 def test_a_step_of_the_gemm_begins_where_a_tile_of_scales_does() -> None:
     assert all(config.block_k % 64 == 0 for config in triton_gemm.CONFIGS.values())
+
+
+@pytest.mark.parametrize("multiprocessors", [82, 132])
+def test_every_tiling_of_the_dsls_gemm_is_chosen_somewhere_and_no_other(
+    multiprocessors: int,
+) -> None:
+    chosen = {
+        (m, n): cutedsl_policy.choose_config(m, n, multiprocessors)
+        for m, n in itertools.product((*SIZES, 32), SIZES)
+    }
+    assert {name for name, _ in chosen.values()} == set(cutedsl_policy.CONFIGS)
+    for (m, _), (name, reason) in chosen.items():
+        assert f"m={m}" in reason
+        assert (cutedsl_policy.CONFIGS[name].rows >= 64) is (m > 32)
+
+
+def test_every_claimed_arch_has_a_path_and_no_other() -> None:
+    for arch in arches.ARCHES:
+        if arches.admits(cutedsl_policy.ARCH, arch):
+            path, reason = cutedsl_policy.choose_path(arch)
+            assert arches.admits(cutedsl_policy.PATHS[path], arch)
+            assert reason.startswith(arch)
+        else:
+            with pytest.raises(arches.UnsupportedArch, match=f"arch='{arch}' is not supported"):
+                cutedsl_policy.choose_path(arch)
+
+
+@pytest.mark.parametrize("name", cutedsl_policy.CONFIGS)
+def test_a_tiling_of_the_dsls_gemm_is_whole(name: str) -> None:
+    """What the kernel divides by threads and warps comes out even, and fits into every arch."""
+    tile = cutedsl_policy.CONFIGS[name]
+    assert 128 % tile.rows == 128 % tile.columns == 0, "a tile lies in one tile of scales"
+    assert tile.rows % (16 * tile.warps_m) == tile.columns % (8 * tile.warps_n) == 0
+    slice_threads = tile.threads // tile.slices
+    for rows in (tile.rows, tile.columns):
+        assert rows * tile.spans * 4 % slice_threads == 0, "units of 16 bytes of codes"
+        assert rows * tile.spans * 2 % slice_threads == 0, "words of scales"
+    assert slice_threads % (4 * tile.spans) == 0
+    assert tile.slices < 16, "barriers"
+    claimed = [arch for arch in SHARED_LIMITS if arches.admits(cutedsl_policy.ARCH, arch)]
+    assert tile.shared_bytes <= min(SHARED_LIMITS[arch] for arch in claimed)

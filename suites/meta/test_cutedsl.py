@@ -72,7 +72,7 @@ def test_whatever_decides_the_machine_code_is_in_the_key(
     compile_source(SOURCE, "sm90", folder=tmp_path)
     (path,) = tmp_path.iterdir()
     cubins.store(tmp_path, path.stem, planted)
-    same = replace(SOURCE, constants=dict(reversed(SOURCE.constants.items())))
+    same = replace(SOURCE, constants=dict(reversed([*SOURCE.constants.items()])))
     assert compile_source(same, "sm90", folder=tmp_path) == planted
     assert compile_source(replace(SOURCE, **changed), "sm90", folder=tmp_path) != planted
     assert compile_source(SOURCE, "sm89", folder=tmp_path) != planted
