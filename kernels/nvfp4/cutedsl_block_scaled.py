@@ -131,8 +131,12 @@ def _fake_nvfp4_gemm_block_scaled(
     configs=tuple(CONFIGS),
     accumulates="tensor_core",
     layouts=("contiguous", "offset"),
-    # Of 16 elements a scale: the assembler's word for it differs.
-    instructions={"sm100": r"\bUTCOMMA\.4X\b", "sm103": r"\bUTCOMMA\.BLOCK16\b"},
+    instructions={
+        "sm100": r"\bUTCOMMA\.4X\b",  # of 16 elements a scale, for which
+        "sm103": r"\bUTCOMMA\.BLOCK16\b",  # the assembler has two words
+        "sm100,sm103": r"\bUTCCP\.T\.S\.4x32dp128bit\b",  # scales to tensor memory
+        "sm10x": r"\bUTMALDG\.3D\b",  # scales by TMA
+    },
     emulated=False,
 )
 def nvfp4_gemm_block_scaled_cutedsl(
