@@ -198,6 +198,7 @@ class Block:
         """An operand's values in the active threads, as integers of a type of PTX."""
         dtype = _BITS["pred" if kind == "pred" else re.sub(r"\D", "", kind)]
         count = self._active.size
+        found: Vector
         if operand == "%tid.x":
             found = self._active.astype(dtype)
         elif operand == "%ctaid.x":
@@ -345,7 +346,7 @@ class Block:
         registers = operands[0].strip("{} ").replace(" ", "").split(",")
         bits = words[-1][1:]
         places = self._shared_places(operands[1], int(bits) // 8 * len(registers))
-        found = self._shared[places].view(_BITS[bits])
+        found: Vector = self._shared[places].view(_BITS[bits])
         for column, register in enumerate(registers):
             values = found[:, column]
             self._write(register, values.astype(np.uint16) if bits == "8" else values.copy())
