@@ -15,6 +15,7 @@ from harness import backends
 if TYPE_CHECKING:
     from kernels.activation.triton import silu_and_mul
     from kernels.norm.triton import rms_norm
+    from kernels.nvfp4.cutedsl_block_scaled import nvfp4_gemm_block_scaled_cutedsl
     from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
     from kernels.nvfp4.triton_gemm import nvfp4_gemm
     from kernels.nvfp4.triton_quantize import nvfp4_quantize
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # Where each lives: the backend that it needs, and the module.
 _HOMES: Final = {
     "nvfp4_gemm": ("triton", "kernels.nvfp4.triton_gemm"),
+    "nvfp4_gemm_block_scaled_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_block_scaled"),
     "nvfp4_gemm_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_gemm"),
     "nvfp4_quantize": ("triton", "kernels.nvfp4.triton_quantize"),
     "rms_norm": ("triton", "kernels.norm.triton"),
@@ -45,6 +47,7 @@ MODULES: Final = tuple(module for _, module in _HOMES.values())
 __all__ = [
     "MODULES",
     "nvfp4_gemm",
+    "nvfp4_gemm_block_scaled_cutedsl",
     "nvfp4_gemm_cutedsl",
     "nvfp4_quantize",
     "rms_norm",

@@ -1,0 +1,469 @@
+"""PTX interpreted, a block at a time: what a kernel computes and touches, with no GPU.
+
+As much of PTX as the kernels of ``kernels/*/cutedsl`` are compiled to; an instruction that is not
+known here is named. Warps run in an order that a seed draws, each as far as it can. What is not
+there yet cannot be mistaken for data: shared memory begins as 0xFF, and what `cp.async` copies is
+0xFF until the thread has waited for it. An access outside the given buffers is an error, as is one
+that is not aligned, and a product of two fp16 numbers that fp16 does not hold.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from harness.launches import Launch
+
+Vector = npt.NDArray[Any]
+
+WARP: Final = 32
+POISON: Final = 0xFF
+_GAP: Final = 4096  # bytes between buffers
+_BITS: Final = {"pred": np.bool_, "8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
+_SIGNED: Final = {"s16": np.int16, "s32": np.int32, "s64": np.int64}
+_INTEGERS: Final = {
+    "add": np.add,
+    "sub": np.subtract,
+    "min": np.minimum,
+    "max": np.maximum,
+    "mul": np.multiply,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "shl": np.left_shift,
+    "shr": np.right_shift,
+}
+_FLOATS: Final = {"add": np.add, "mul": np.multiply}
+_COMPARISONS: Final = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
+
+
+class Memory:
+    """Global memory: buffers far from each other, of which some may be written."""
+
+    def __init__(self, octets: int = 1 << 22) -> None:
+        self.octets = np.full(octets, POISON, np.uint8)
+        self.readable = np.zeros(octets, np.bool_)
+        self.writable = np.zeros(octets, np.bool_)
+        self.end = _GAP
+
+    def place(self, values: Vector, *, writable: bool = False) -> int:
+        """The address of a copy of ``values``, at a multiple of 256 bytes."""
+        octets = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+        start = -(-self.end // 256) * 256
+        self.end = start + octets.size + _GAP
+        self.octets[start : start + octets.size] = octets
+        self.readable[start : start + octets.size] = True
+        self.writable[start : start + octets.size] = writable
+        return start
+
+    def at(self, address: int, dtype: npt.DTypeLike, *shape: int) -> Vector:
+        """What lies at an address."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.octets[address : address + size].view(dtype).reshape(shape).copy()
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction: its guard, the words of its opcode, its operands, and as it was written."""
+
+    guard: str
+    words: tuple[str, ...]
+    operands: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kernel: its parameters' names, the threads of a block, its code, and where labels are."""
+
+    parameters: tuple[str, ...]
+    threads: int
+    code: tuple[Instruction, ...]
+    labels: dict[str, int]
+
+
+def parse(ptx: str) -> Program:
+    """The only kernel of a PTX module."""
+    text = re.sub(r"//[^\n]*", "", ptx)
+    head, body = text[text.index(".entry") :].split("{", 1)
+    body = re.sub(r"\.(?:reg|pragma)\b[^;]*;", "", body[: body.rindex("}")])
+    bound = re.search(r"\.reqntid (\d+)", head)
+    assert bound is not None, "a kernel of the DSL has a block"
+    code: list[Instruction] = []
+    labels: dict[str, int] = {}
+    for label, statement in re.findall(r"(\$\w+):|([^;:]+);", body):
+        if label:
+            labels[label] = len(code)
+            continue
+        said = " ".join(statement.split())
+        found = re.fullmatch(r"(?:@(!?%\w+) )?(\S+)(?: (.*))?", said)
+        assert found is not None, said
+        operands = re.findall(r"\{[^}]*\}|\[[^]]*\]|[^,\s]+", found[3] or "")
+        code.append(Instruction(found[1] or "", tuple(found[2].split(".")), tuple(operands), said))
+    return Program(tuple(re.findall(r"(\w+_param_\d+)", head)), int(bound[1]), tuple(code), labels)
+
+
+@dataclass
+class Block:
+    """One block of a launch, run to its end by `run`."""
+
+    program: Program
+    memory: Memory
+    arguments: tuple[int, ...]
+    index: int
+    shared_bytes: int
+    seed: int = 0
+    products: int = 0
+    _registers: dict[str, Vector] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        threads = self.program.threads
+        self._shared = np.full(self.shared_bytes, POISON, np.uint8)
+        self._next = np.zeros(threads, np.int64)
+        self._barrier = np.full(threads, -1)
+        self._done = np.zeros(threads, np.bool_)
+        self._copies: list[list[list[tuple[int, Vector]]]] = [[[]] for _ in range(threads)]
+        self._active = np.arange(threads)
+        self._parameters = dict(zip(self.program.parameters, self.arguments, strict=True))
+
+    def run(self) -> None:
+        """Run all threads; raises RuntimeError that names the instruction at fault."""
+        order = np.random.default_rng(self.seed)
+        while not self._done.all():
+            ready = (self._barrier < 0) & ~self._done
+            if not ready.any():
+                msg = "all threads wait at barriers"
+                raise RuntimeError(msg)
+            mine = np.arange(self.program.threads) // WARP
+            mine = mine == order.choice(np.unique(mine[ready]))
+            for _ in range(order.integers(50, 5000)):
+                able = mine & (self._barrier < 0) & ~self._done
+                if not able.any():
+                    break
+                at = int(self._next[able].min())
+                self._step(np.nonzero(able & (self._next == at))[0], at)
+
+    def _step(self, threads: Vector, at: int) -> None:
+        instruction = self.program.code[at]
+        self._next[threads] = at + 1
+        self._active = threads
+        if instruction.guard:
+            holds = self._registers[instruction.guard.removeprefix("!")][threads]
+            self._active = threads[holds ^ instruction.guard.startswith("!")]
+        if not self._active.size:
+            return
+        try:
+            with np.errstate(all="ignore"):
+                self._execute(instruction.words, instruction.operands)
+        except Exception as error:
+            msg = f"{instruction.text}: {type(error).__name__}: {error}"
+            raise RuntimeError(msg) from error
+
+    def _execute(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        opcode, kind = words[0], words[-1]
+        name = f"_{opcode}"
+        if opcode in {"ld", "st", "cp"}:
+            name = "_".join((name, *words[1:2], *(words[2:3] if opcode == "cp" else ())))
+        special: Callable[..., None] | None = getattr(self, name, None)
+        if special is not None:
+            special(words, operands)
+        elif kind == "f32":
+            x, y = (self._read(each, "b32").view(np.float32) for each in operands[1:])
+            self._write(operands[0], _FLOATS[opcode](x, y).view(np.uint32))
+        else:
+            x = self._read(operands[1], kind)
+            y = self._read(operands[2], "u32" if opcode in {"shl", "shr"} else kind)
+            self._write(operands[0], _bits(_INTEGERS[opcode](x, y.astype(x.dtype))))
+
+    # Operands
+
+    def _read(self, operand: str, kind: str) -> Vector:
+        """An operand's values in the active threads, as integers of a type of PTX."""
+        dtype = _BITS["pred" if kind == "pred" else re.sub(r"\D", "", kind)]
+        count = self._active.size
+        found: Vector
+        if operand == "%tid.x":
+            found = self._active.astype(dtype)
+        elif operand == "%ctaid.x":
+            found = np.full(count, self.index, dtype)
+        elif operand.startswith("%"):
+            found = self._registers[operand][self._active]
+        elif operand.startswith("__dynamic_shmem"):
+            found = np.zeros(count, dtype)
+        else:
+            value = int(re.sub("^0f", "0x", operand), 0)
+            found = np.full(count, value & (2 ** (8 * np.dtype(dtype).itemsize) - 1), dtype)
+        if found.dtype != dtype:
+            msg = f"{operand} holds {found.dtype}, not {kind}"
+            raise TypeError(msg)
+        return found.view(_SIGNED.get(kind, dtype))
+
+    def _write(self, register: str, values: Vector) -> None:
+        zeros = np.zeros(self.program.threads, values.dtype)
+        self._registers.setdefault(register, zeros)[self._active] = values
+
+    def _places(self, operand: str, size: int, kind: str) -> Vector:
+        """The bytes ``[threads, size]`` that ``[register+offset]`` is an address of."""
+        base, _, offset = operand.strip("[]").partition("+")
+        start = self._read(base, kind).astype(np.int64) + int(offset or 0)
+        if (start % size).any():
+            msg = f"an address is no multiple of {size}"
+            raise ValueError(msg)
+        return np.asarray(start[:, None] + np.arange(size))
+
+    def _shared_places(self, operand: str, size: int) -> Vector:
+        places = self._places(operand, size, "u32")
+        if places.min() < 0 or places.max() >= self.shared_bytes:
+            msg = f"a place is outside {self.shared_bytes} bytes of shared memory"
+            raise IndexError(msg)
+        return places
+
+    def _warps(self) -> Vector:
+        """The active threads, a row a warp; all of a warp have to be there."""
+        rows = self._active.reshape(-1, WARP)
+        assert (rows % WARP == np.arange(WARP)).all(), "a warp is not whole"
+        return rows
+
+    # Instructions
+
+    def _ret(self, *_: object) -> None:
+        self._done[self._active] = True
+
+    def _bra(self, _: object, operands: tuple[str, ...]) -> None:
+        self._next[self._active] = self.program.labels[operands[0]]
+
+    def _mov(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        kind = "b32" if words[-1] == "f32" else words[-1]
+        self._write(operands[0], _bits(self._read(operands[1], kind)))
+
+    def _mul(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        kind = words[-1]
+        if kind == "f16x2":
+            x, y = (_halves(self._read(each, "b32")) for each in operands[1:])
+            exact = x.astype(np.float64) * y.astype(np.float64)
+            product = exact.astype(np.float16)
+            whole = (product == exact) | ~np.isfinite(exact)
+            assert whole.all(), "fp16 does not hold a product"
+            self._write(operands[0], product.view(np.uint32).reshape(-1))
+        elif kind == "f32":
+            x, y = (self._read(each, "b32").view(np.float32) for each in operands[1:])
+            self._write(operands[0], (x * y).view(np.uint32))
+        else:
+            x, y = (self._read(each, kind) for each in operands[1:])
+            if words[1] == "wide":
+                wide = {2: np.int32, 4: np.int64}[x.dtype.itemsize]
+                x, y = x.astype(wide), y.astype(wide)
+            self._write(operands[0], _bits(x * y))
+
+    def _mad(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        assert words[1] == "lo", words
+        x, y, z = (self._read(each, words[-1]) for each in operands[1:])
+        self._write(operands[0], _bits(x * y + z))
+
+    def _fma(self, _: object, operands: tuple[str, ...]) -> None:
+        x, y, z = (
+            self._read(each, "b32").view(np.float32).astype(np.float64) for each in operands[1:]
+        )
+        self._write(operands[0], (x * y + z).astype(np.float32).view(np.uint32))
+
+    def _div(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        x, y = (self._read(each, words[-1]).astype(np.int64) for each in operands[1:])
+        self._write(operands[0], _bits((np.sign(x * y) * (abs(x) // abs(y))).astype(np.int32)))
+
+    def _rem(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        x, y = (self._read(each, words[-1]).astype(np.int64) for each in operands[1:])
+        self._write(operands[0], _bits((np.sign(x) * (abs(x) % abs(y))).astype(np.int32)))
+
+    def _setp(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        x, y = (self._read(each, words[-1]) for each in operands[1:])
+        self._write(operands[0], _COMPARISONS[words[1]](x, y))
+
+    def _selp(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        kind = "b32" if words[-1] == "f32" else words[-1]
+        x, y = (self._read(each, kind) for each in operands[1:3])
+        self._write(operands[0], _bits(np.where(self._read(operands[3], "pred"), x, y)))
+
+    def _cvt(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        to, origin = words[-2:]
+        if to in {"f16x2", "bf16x2"}:
+            dtype = torch.float16 if to == "f16x2" else torch.bfloat16
+            high, low = (
+                torch.from_numpy(self._read(each, "b32").view(np.float32)).to(dtype)
+                for each in operands[1:]
+            )
+            pairs = torch.stack([low, high], 1).view(torch.uint32)
+            self._write(operands[0], pairs.reshape(-1).numpy())
+        elif origin == "f16":
+            values = self._read(operands[1], "b16").view(np.float16).astype(np.float32)
+            self._write(operands[0], values.view(np.uint32))
+        else:
+            values = self._registers[operands[1]][self._active]
+            values = values.astype(origin.replace("s", "int").replace("u", "uint"))
+            values = values.astype(to.replace("s", "int").replace("u", "uint"))
+            if values.dtype.itemsize == 1:  # a register has 16 bits at least
+                values = values.astype(np.int16 if to == "s8" else np.uint16)
+            self._write(operands[0], _bits(values))
+
+    def _shfl(self, _: object, operands: tuple[str, ...]) -> None:
+        rows = self._warps()
+        lanes = self._read(operands[2], "u32").reshape(rows.shape).astype(np.int64)
+        found = np.take_along_axis(self._registers[operands[1]][rows], lanes, 1)
+        self._write(operands[0].partition("|")[0], found.reshape(-1))
+
+    def _ld_param(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        dtype = _BITS[words[-1][1:]]
+        value = self._parameters[operands[1].strip("[]")] & (2 ** int(words[-1][1:]) - 1)
+        self._write(operands[0], np.full(self._active.size, value, dtype))
+
+    def _ld_global(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        places = self._places(operands[1], int(words[-1][1:]) // 8, "u64")
+        assert self.memory.readable[places].all(), "a read outside of all buffers"
+        self._write(operands[0], self.memory.octets[places].view(_BITS[words[-1][1:]])[:, 0])
+
+    def _st_global(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        places = self._places(operands[0], int(words[-1][1:]) // 8, "u64")
+        assert self.memory.writable[places].all(), "a write outside of what may be written"
+        self.memory.octets[places] = self._read(operands[1], words[-1])[:, None].view(np.uint8)
+
+    def _ld_shared(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        registers = operands[0].strip("{} ").replace(" ", "").split(",")
+        bits = words[-1][1:]
+        places = self._shared_places(operands[1], int(bits) // 8 * len(registers))
+        found: Vector = self._shared[places].view(_BITS[bits])
+        for column, register in enumerate(registers):
+            values = found[:, column]
+            self._write(register, values.astype(np.uint16) if bits == "8" else values.copy())
+
+    def _st_shared(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        places = self._shared_places(operands[0], int(words[-1][1:]) // 8)
+        values = self._read(operands[1], words[-1].replace("f", "b"))
+        self._shared[places] = values[:, None].view(np.uint8)
+
+    def _cp_async_cg(self, _: object, operands: tuple[str, ...]) -> None:
+        size = int(operands[2])
+        to = self._shared_places(operands[0], size)
+        much = self._read(operands[3], "u32").astype(np.int64)
+        assert (much <= size).all(), "more than the whole"
+        origin = self._places(operands[1], 1, "u64") + np.arange(size)
+        wanted = np.arange(size) < much[:, None]
+        assert (origin[wanted[:, 0], 0] % size == 0).all(), "an address that is not aligned"
+        assert self.memory.readable[origin[wanted]].all(), "a copy from outside of all buffers"
+        values = np.where(wanted, self.memory.octets[np.where(wanted, origin, 0)], 0)
+        self._shared[to] = POISON
+        for thread, place, row in zip(self._active, to[:, 0], values.astype(np.uint8), strict=True):
+            self._copies[thread][-1].append((int(place), row))
+
+    _cp_async_ca = _cp_async_cg
+
+    def _cp_async_commit_group(self, *_: object) -> None:
+        for thread in self._active:
+            self._copies[thread].append([])
+
+    def _cp_async_wait_group(self, _: object, operands: tuple[str, ...]) -> None:
+        for thread in self._active:
+            open_groups = self._copies[thread]
+            while len(open_groups) - 1 > int(operands[0]):
+                for place, row in open_groups.pop(0):
+                    self._shared[place : place + row.size] = row
+
+    def _bar(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        """Barriers of the block by number; those of a warp after them."""
+        if words[1] == "warp":
+            barriers, count = 16 + self._active // WARP, WARP
+        else:
+            barriers = self._read(operands[0], "u32").astype(np.int64)
+            count = int(operands[1]) if len(operands) > 1 else self.program.threads
+        self._barrier[self._active] = barriers
+        for each in np.unique(barriers):
+            waiting = np.nonzero(self._barrier == each)[0]
+            assert len(waiting) <= count, "more threads at a barrier than it is for"
+            if len(waiting) == count:
+                self._barrier[waiting] = -1
+
+    def _mma(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        assert words[3:] == ("m16n8k16", "row", "col", "f32", "f16", "f16", "f32"), words
+        rows = self._warps()
+        named = [operand.strip("{} ").replace(" ", "").split(",") for operand in operands]
+        group, quad = np.arange(WARP) // 4, np.arange(WARP) % 4
+        a, b, c = (np.zeros((len(rows), *shape)) for shape in ((16, 16), (16, 8), (16, 8)))
+        for i, register in enumerate(named[1]):
+            pairs = _halves(self._registers[register][rows])
+            for k in range(2):
+                a[:, group + i % 2 * 8, 2 * quad + k + i // 2 * 8] = pairs[..., k]
+        for i, register in enumerate(named[2]):
+            pairs = _halves(self._registers[register][rows])
+            for k in range(2):
+                b[:, 2 * quad + k + i * 8, group] = pairs[..., k]
+        for i, register in enumerate(named[3]):
+            held = self._registers[register][rows] if register.startswith("%") else None
+            value = np.array(0 if held is None else held.view(np.float32))
+            c[:, group + i // 2 * 8, 2 * quad + i % 2] = value
+        sums = (c + a @ b).astype(np.float32)
+        for i, register in enumerate(named[0]):
+            column = sums[:, group + i // 2 * 8, 2 * quad + i % 2]
+            self._write(register, column.reshape(-1).view(np.uint32))
+        self.products += len(rows)
+
+
+def interpret(launch: Launch, ptx: str, *, written: str, seed: int = 0) -> int:
+    """Run all blocks of a captured launch on its tensors; the products of 16 by 8 by 16 they made.
+
+    ``written`` names the one argument that may be written, a contiguous tensor.
+    """
+    memory, program = Memory(), parse(ptx)
+    arguments: list[int] = []
+    for name, value in launch.arguments.items():
+        if isinstance(value, torch.Tensor):
+            arguments.append(memory.place(_octets(value), writable=name == written))
+        else:
+            arguments.append(_number(value))
+    products = 0
+    for index in range(launch.grid[0]):
+        shared = launch.options["shared_bytes"]
+        block = Block(program, memory, tuple(arguments), index, shared, seed=seed + index)
+        block.run()
+        products += block.products
+    result = launch.arguments[written]
+    place = arguments[list(launch.arguments).index(written)]
+    made = memory.at(place, np.uint8, result.numel() * result.element_size())
+    result.view(torch.uint8).view(-1).copy_(torch.from_numpy(made))
+    return products
+
+
+def _octets(tensor: Tensor) -> Vector:
+    """The bytes from a tensor's first element to its last, whatever lies between rows."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    extent = 1 + sum((size - 1) * stride for size, stride in steps)
+    return np.asarray(tensor.as_strided((extent,), (1,)).view(torch.uint8).numpy())
+
+
+def _number(value: object) -> int:
+    assert value is None or isinstance(value, int), value
+    return value or 0
+
+
+def _bits(values: Vector) -> Vector:
+    """Integers of either sign as a register holds them."""
+    return values if values.dtype == np.bool_ else values.view(f"u{values.dtype.itemsize}")
+
+
+def _halves(words: Vector) -> Vector:
+    """The two fp16 numbers of each word, low one first."""
+    return np.ascontiguousarray(words)[..., None].view(np.float16)
