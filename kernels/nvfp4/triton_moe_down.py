@@ -57,7 +57,7 @@ class Config:
 
 
 CONFIGS: Final = {
-    "m16h64": Config(block_m=16, block_n=64, block_k=128, num_warps=4, num_stages=3),
+    "m16h64": Config(block_m=16, block_n=64, block_k=64, num_warps=4, num_stages=4),
     "m64h64": Config(block_m=64, block_n=64, block_k=64, num_warps=4, num_stages=4),
 }
 

@@ -61,8 +61,8 @@ class Config:
 
 
 CONFIGS: Final = {
-    "m16i32": Config(block_m=16, block_n=32, block_k=128, num_warps=4, num_stages=3),
-    "m64i64": Config(block_m=64, block_n=64, block_k=64, num_warps=8, num_stages=3),
+    "m16i64": Config(block_m=16, block_n=64, block_k=64, num_warps=4, num_stages=4),
+    "m64i32": Config(block_m=64, block_n=32, block_k=64, num_warps=4, num_stages=4),
 }
 
 
@@ -70,8 +70,8 @@ def choose_config(slots: int, experts: int) -> tuple[str, str]:
     """The name of the default tiling for so many slots and experts, and why."""
     rows = triton.cdiv(slots, experts)
     if rows <= 16:
-        return "m16i32", f"{rows} slots an expert fit one tile row; narrow tiles occupy the GPU"
-    return "m64i64", f"{rows} slots an expert share its weights, 64 at a time"
+        return "m16i64", f"{rows} slots an expert fit one tile row; narrow tiles occupy the GPU"
+    return "m64i32", f"{rows} slots an expert share its weights, 64 at a time"
 
 
 @dataclass(frozen=True)
