@@ -234,7 +234,7 @@ class NVFP4MoE(nn.Module):
         return out.reshape(*x.shape[:-1], self.sizes.out_features)
 
     def dequantized_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gate, up and down that this stands for, exactly but for ``/ g``, float64 ``[e, ., .]``."""
+        """Gate, up and down that this stands for, exactly but for ``/ g``, float64."""
         i, k = self.sizes.intermediate_features, self.sizes.in_features
         first = unswizzle_scales(self.gate_up_scales, 2 * i, k // BLOCK)
         second = unswizzle_scales(self.down_scales, self.sizes.out_features, i // BLOCK)

@@ -14,7 +14,7 @@ key                                   shape         dtype          meaning
 ====================================  ============  =============  ===============================
 
 e experts, k inputs, i intermediate features, h outputs. 2i' and h' are rows in whole tiles of 128,
-k' and i' blocks of 16 in whole tiles of 4, for each expert by itself (`kernels.nvfp4.scale_layout`).
+k' and i' blocks of 16 in whole tiles of 4, each expert by itself (`kernels.nvfp4.scale_layout`).
 """
 
 from __future__ import annotations

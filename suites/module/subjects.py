@@ -225,13 +225,14 @@ def nvfp4_moe(
     ids = torch.randint(1, experts, (2, 9, 2), generator=generator)
     ids[0, 3] = 2
     weights = torch.rand(2, 9, 2, generator=generator)
-    # One of 2,304 codes between two roundings moves the result by 1.2e-3.
+    # One of 2,304 codes a step off moves the result by 4e-3 in the middle of 40; with 24 seeds none
+    # was.
     return Sample(
         module=module,
         inputs=(x.to(device, dtype), weights.to(device), ids.to(device)),
         dense=lambda *inputs: dense_moe(module, *inputs),
-        tolerance=2 * ROUNDING[dtype] + 4e-3,
-        because=f"{ONE_ROUNDING}, and 0.004 for a few codes near a rounding",
+        tolerance=2 * ROUNDING[dtype] + 5e-3,
+        because=f"{ONE_ROUNDING}, and 0.005 for a code near a rounding",
         state_keys=tuple(MOE_KEYS),
     )
 
