@@ -195,14 +195,17 @@ class NVFP4MoE(nn.Module):
         )
         return module
 
-    def forward(self, x: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, read_ids: bool = True
+    ) -> Tensor:
         """Map ``x [..., k]`` to ``[..., h]``, of the same dtype.
 
         ``topk_ids [..., t]`` are int32 or int64, the experts of each token, at most 8, and
         ``topk_weights [..., t]`` what their results are multiplied by, float32 or converted to it.
-        The same expert twice counts twice. An id out of range is refused before a launch, by
-        ValueError: the host reads the ids and so waits for the device. In the capture of a CUDA
-        graph it cannot, and such a token's result is NaN.
+        The same expert twice counts twice. An id out of range is refused by ValueError before any
+        launch but the quantizer's: the host reads the ids, and so waits for the device. In the
+        capture of a CUDA graph it cannot, and with ``read_ids=False`` does not: such a token's
+        result is NaN.
         """
         self._check_input(x, topk_weights, topk_ids)
         quantize, up, down = load_backend(self.backend)
@@ -219,6 +222,7 @@ class NVFP4MoE(nn.Module):
             self.gate_up_alphas,
             self.intermediate_global_encode_scale,
             intermediate_dtype=x.dtype,
+            read_ids=read_ids,
         )
         out = down(
             codes,
