@@ -72,6 +72,9 @@ def nvfp4_moe_up(
     are in the order of ``topk_ids``, and are the rows of ``next_scales`` too; the same expert twice
     is two slots. The layout 128x4 begins anew with each expert; padding is zero, or not read.
 
+    An op of its own, so that bytes are judged as bytes: the second half then begins with codes that
+    are given, and no code near a rounding blurs its sums.
+
     A correct kernel's sums lie within an error of the exact ones, so what is quantized is between
     two neighbours or is known: `Expected.within` has what either end makes. The rule of the error
     is taken at its widest: a reference knows neither the kernel nor the family.
