@@ -39,17 +39,21 @@ __all__ = [
 Function = TypeVar("Function", bound="Callable[..., object]")
 BACKENDS: Final = ("triton", "cuda", "cutedsl")
 ACCUMULATIONS: Final = ("fp32", "tensor_core")
-ROLES: Final = ("data", "weight", "scale", "code")
+ROLES: Final = ("data", "weight", "scale", "code", "index")
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input: its shape over axes, its dtype if fixed, its role, its group if optional."""
+    """One input: its shape over axes, its dtype if fixed, its role, its group if optional.
+
+    ``below``, of an index, is the expression over axes that its values stay below.
+    """
 
     shape: tuple[str, ...]
     dtype: str | None = None
     role: str = "data"
     optional: str | None = None
+    below: str | None = None
 
     def dims(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The concrete shape at ``sizes``."""
@@ -147,17 +151,23 @@ def size(
 
 
 def tensor(
-    shape: str, *, dtype: str | None = None, role: str = "data", optional: str | None = None
+    shape: str,
+    *,
+    dtype: str | None = None,
+    role: str = "data",
+    optional: str | None = None,
+    below: str | None = None,
 ) -> TensorSpec:
     """An input over axes, e.g. ``tensor("k//64 m", role="scale")``.
 
     ``dtype=None`` is the case's dtype. ``role`` says what values make sense: ``data`` takes every
     value family, ``weight`` stays ordinary beside most extreme data, ``scale`` is positive and
-    floating point, ``code`` is an integer of any bits. Inputs with the same ``optional`` word are
+    floating point, ``code`` is an integer of any bits, ``index`` an integer in 0..``below`` - 1,
+    ``below`` being an axis or an expression over axes. Inputs with the same ``optional`` word are
     left out (None) together in some cases.
     """
     check_word("role", role, ROLES, of=f"tensor({shape!r})")
-    return TensorSpec(tuple(shape.split()), dtype, role, optional)
+    return TensorSpec(tuple(shape.split()), dtype, role, optional, below)
 
 
 def output(

@@ -218,6 +218,11 @@ def any_code(shape: Shape, generator: Generator) -> Tensor:
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
+def any_index(shape: Shape, generator: Generator) -> Tensor:
+    """Integers of 31 bits, whose remainders by any small bound are nearly equally often."""
+    return torch.randint(0, 2**31 - 1, shape, generator=generator)
+
+
 def nibbles(allowed: tuple[int, ...], shape: Shape, generator: Generator) -> Tensor:
     """Bytes of two nibbles out of ``allowed`` each."""
     table = torch.tensor([low | high << 4 for low in allowed for high in allowed])

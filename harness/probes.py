@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -39,6 +40,7 @@ class Probe:
     mentions: tuple[str, ...]
     arch: str | None = None
     right_if_accepted: bool = False
+    of_values: bool = False  # a fake, which has none, cannot refuse it
 
 
 def base_case(op: Op, kernel: Kernel) -> Case:
@@ -61,6 +63,7 @@ def probes(op: Op, kernel: Kernel, device: torch.device) -> dict[str, Probe]:
         *_sizes(op, kernel, device),
         *_mismatches(op, kernel, device),
         *_wrong_inputs(op, kernel, device),
+        *_wrong_indices(op, kernel, device),
         *_layouts(op, kernel, device),
         *_parameters(op, kernel, device),
     ]
@@ -180,6 +183,27 @@ def _replaced(
         return Call(call.inputs, {**call.keywords, name: change(guarded.tensor)})
 
     return Probe(label, make, (refusal,), (name, "meta"))
+
+
+def _wrong_indices(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:
+    """One index, the last, outside its bound."""
+    base = base_case(op, kernel)
+    for name, spec in op.inputs.items():
+        if spec.below is None:
+            continue
+        for value in (-1, expression.evaluate(spec.below, base.size_of)):
+            probe = _replaced(
+                op, base, device, f"{name}={value}", name, partial(_ending_in, value), ValueError
+            )
+            yield replace(
+                probe, mentions=(f"{name} has {value}", f"{name}={value}"), of_values=True
+            )
+
+
+def _ending_in(value: int, indices: Tensor) -> Tensor:
+    changed = indices.clone()
+    changed.reshape(-1)[-1] = value
+    return changed
 
 
 def _layouts(op: Op, kernel: Kernel, device: torch.device) -> Iterator[Probe]:

@@ -84,7 +84,14 @@ def _check_role(op: Op, name: str, spec: TensorSpec) -> None:
     remedies = {
         "code": "codes are integers: give dtype=..., e.g. 'uint8'",
         "scale": "scales are floating point: use role='code' for encoded ones",
+        "index": "indices are integers: give dtype=..., e.g. 'int32'",
     }
+    if (spec.role == "index") != (spec.below is not None):
+        given = f"{op.name}: {name} has role={spec.role!r} and below={spec.below!r}"
+        msg = f"{given}; an index has an axis that it stays below, and nothing else has one"
+        raise InvalidDeclaration(msg)
+    if spec.below is not None:
+        _check_tensor(op, name, (spec.below,), None)
     for dtype in (spec.dtype,) if spec.dtype else op.dtypes:
         floating = dtype.startswith(("float", "bfloat"))
         if spec.role in remedies and floating != (spec.role == "scale"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from harness import draws
+from harness import draws, expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,8 +29,9 @@ class Family:
     """How the inputs of a case are made in one family.
 
     ``make`` takes an input's name, role, shape, dtype and generator, and returns a CPU tensor that
-    is then rounded to the dtype; None means ``normal``. ``random`` says that elements are
-    independent draws.
+    is then rounded to the dtype; None means ``normal``. Of an index it returns integers of any
+    size, whose remainders by its bound are the indices: -1 is the last one. ``random`` says that
+    elements are independent draws.
     """
 
     make: Callable[[str, str, tuple[int, ...], torch.dtype, Generator], Tensor | None]
@@ -72,7 +74,14 @@ def make(op: Op, name: str, case: Case, dtype: torch.dtype, generator: Generator
     made = known[case.values].make(name, spec.role, shape, dtype, generator)
     if made is None:
         made = FAMILIES["normal"].make(name, spec.role, shape, dtype, generator)
+    if spec.below is not None and isinstance(made, torch.Tensor):
+        made = _below(spec.below, made, case)
     return _fitting(op, name, case, made, dtype)
+
+
+def _below(bound: str, drawn: Tensor, case: Case) -> Tensor:
+    """Indices below the bound, which a draw does not know."""
+    return drawn.remainder(max(1, expression.evaluate(bound, case.size_of)))
 
 
 def _fitting(op: Op, name: str, case: Case, made: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -108,6 +117,7 @@ class _Generic:
     weight: Numbers | None = None
     scale: Plain = _plain_scale
     code: Plain = draws.any_code
+    index: Plain = draws.any_index
     unit: int = 1
 
     def __call__(
@@ -119,6 +129,8 @@ class _Generic:
             return _codes(self.code, shape, dtype, generator)
         if role == "scale":
             return self.scale(shape, generator)
+        if role == "index":
+            return self.index(shape, generator)
         draw = self.weight if role == "weight" and self.weight else self.data
         values = draw(shape, dtype, generator)
         return values if dtype.is_floating_point else values * self.unit
@@ -164,6 +176,28 @@ def _mixed_code(shape: Shape, generator: Generator) -> Tensor:
     return kinds[draws.choice(len(kinds), generator)](shape, generator)
 
 
+def _zero_index(shape: Shape, _: Generator) -> Tensor:
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+def _last_index(shape: Shape, _: Generator) -> Tensor:
+    return torch.full(shape, -1)
+
+
+def _constant_index(shape: Shape, generator: Generator) -> Tensor:
+    return draws.any_index((), generator).expand(shape).clone()
+
+
+def _counted_index(shape: Shape, _: Generator) -> Tensor:
+    """Each place its own, as long as the bound reaches."""
+    return torch.arange(math.prod(shape)).reshape(shape)
+
+
+def _mixed_index(shape: Shape, generator: Generator) -> Tensor:
+    kinds = (draws.any_index, _zero_index, _last_index, _counted_index)
+    return kinds[draws.choice(len(kinds), generator)](shape, generator)
+
+
 _huge_code: Plain = partial(draws.nibbles, (7, 8))
 _PLAIN: Final = (draws.normal, draws.normal, draws.outlier, draws.tiny, draws.huge)
 _MIXED: Final = _Generic(
@@ -171,6 +205,7 @@ _MIXED: Final = _Generic(
     weight=partial(_mixed, (*_PLAIN, draws.constant)),
     scale=_mixed_scale,
     code=_mixed_code,
+    index=_mixed_index,
     unit=16,
 )
 
@@ -179,22 +214,31 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "normal": Family(_Generic(draws.normal, unit=16), random=True),
     "exact": Family(_Generic(draws.exact, scale=partial(draws.powers_of_two, range(3)))),
     "constant": Family(
-        _Generic(draws.constant, scale=_constant_scale, code=_constant_code, unit=4)
+        _Generic(
+            draws.constant,
+            scale=_constant_scale,
+            code=_constant_code,
+            index=_constant_index,
+            unit=4,
+        )
     ),
-    "zero": Family(_Generic(draws.zero, weight=draws.normal, code=_zero_code, unit=16)),
+    "zero": Family(
+        _Generic(draws.zero, weight=draws.normal, code=_zero_code, index=_zero_index, unit=16)
+    ),
     "probe": Family(
         _Generic(
             draws.probe,
             weight=draws.probe_beside,
             scale=partial(draws.powers_of_two, range(-1, 2)),
             code=draws.probe_code,
+            index=_counted_index,
         )
     ),
     "outlier": Family(_Generic(draws.outlier), random=True),
     "tiny": Family(
         _Generic(draws.tiny, weight=draws.normal, code=partial(draws.nibbles, (0, 1, 15)))
     ),
-    "huge": Family(_Generic(draws.huge, weight=draws.normal, code=_huge_code)),
+    "huge": Family(_Generic(draws.huge, weight=draws.normal, code=_huge_code, index=_last_index)),
     "cancelling": Family(_Generic(draws.cancelling, unit=16), random=True),
     "ties": Family(_Generic(draws.ties, scale=_tie_scale, unit=2)),
     "mixed": Family(_MIXED),

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-def _out_dtype(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
+def out_dtype_of(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtype:
+    """The dtype that the parameter names."""
     chosen = params["out_dtype"]
     return chosen if isinstance(chosen, torch.dtype) else dtype
 
 
-def _every_scale(
+def every_scale(
     name: str, role: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
 ) -> Tensor | None:
     """Block scales of every positive byte that is a number, subnormal ones among them."""
@@ -32,11 +33,11 @@ def _every_scale(
     return drawn.view(dtype).float()
 
 
-def _special(
+def special(
     name: str, role: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
 ) -> Tensor | None:
     """A NaN for about one block scale in 256, in the padding too, where it must do no harm."""
-    made = _every_scale(name, role, shape, dtype, generator)
+    made = every_scale(name, role, shape, dtype, generator)
     if made is None:
         return None
     return torch.where(torch.rand(shape, generator=generator) < 1 / 256, torch.nan, made)
@@ -51,7 +52,7 @@ def _special(
         "alpha": tensor("1", dtype="float32", role="scale"),
         "bias": tensor("n", role="weight", optional="bias"),
     },
-    outputs={"y": output("m n", dtype=_out_dtype, sums_over="k")},
+    outputs={"y": output("m n", dtype=out_dtype_of, sums_over="k")},
     domain={
         "m": size(0, 2**20),
         "n": size(8, 65536, multiple_of=8),
@@ -59,7 +60,7 @@ def _special(
     },
     dtypes=("float16", "bfloat16"),
     params={"out_dtype": {"bfloat16": torch.bfloat16, "float16": torch.float16}},
-    families={"every_scale": Family(make=_every_scale), "special": Family(make=_special)},
+    families={"every_scale": Family(make=every_scale), "special": Family(make=special)},
     # Codes are multiples of 1/2, scales integers and in a probe, as alpha is, multiples of 1/2.
     exact={"exact": 1 / 4, "probe": 1 / 32},
     independent=("m", "n"),
@@ -80,8 +81,8 @@ def nvfp4_gemm(
     two dequantized numbers is a term of the sum.
     """
     del out_dtype
-    a = _dequantized(codes, ascales)
-    w = _dequantized(wcodes, wscales).T
+    a = dequantized(codes, ascales)
+    w = dequantized(wcodes, wscales).T
     value = alpha * (a @ w)
     magnitude = alpha.abs() * (a.abs() @ w.abs())
     squares = alpha.square() * (a.square() @ w.square())
@@ -91,6 +92,7 @@ def nvfp4_gemm(
     return Expected(value, magnitude, squares)
 
 
-def _dequantized(codes: Tensor, scales: Tensor) -> Tensor:
+def dequantized(codes: Tensor, scales: Tensor) -> Tensor:
+    """The matrix that codes and scales in the layout 128x4 stand for, but for its global scale."""
     values: Tensor = decode_e2m1(codes).unflatten(1, (-1, BLOCK))
     return (values * linear(scales, *values.shape[:2]).unsqueeze(2)).flatten(1)

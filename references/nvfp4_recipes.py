@@ -41,10 +41,19 @@ def vllm(x: Tensor, global_encode_scale: Tensor) -> tuple[Tensor, Tensor]:
 
     A block whose scale is zero is multiplied by zero.
     """
-    g = global_encode_scale.double()
-    scale = nearest_e4m3(_f32(g * _f32(_amax(x) * _sixth())))
-    decode = _f32(scale * _f32(1 / g))
-    return _codes(x, torch.where(decode == 0, 0.0, _f32(1 / decode))), scale
+    scale = vllm_scale(_amax(x), global_encode_scale)
+    return _codes(x, vllm_factor(scale, global_encode_scale)), scale
+
+
+def vllm_scale(amax: Tensor, global_encode_scale: Tensor) -> Tensor:
+    """The scale of a block by its largest absolute value: it never falls where that grows."""
+    return nearest_e4m3(_f32(global_encode_scale.double() * _f32(amax * _sixth())))
+
+
+def vllm_factor(scale: Tensor, global_encode_scale: Tensor) -> Tensor:
+    """What the elements of a block of that scale are multiplied by."""
+    decode = _f32(scale * _f32(1 / global_encode_scale.double()))
+    return torch.where(decode == 0, 0.0, _f32(1 / decode))
 
 
 def torchao(x: Tensor, global_decode_scale: Tensor) -> tuple[Tensor, Tensor]:

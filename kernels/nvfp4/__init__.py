@@ -1,1 +1,1 @@
-"""NVFP4: the quantizer, the GEMM and the layout of scales, one kernel and backend a module."""
+"""NVFP4: the quantizer, the GEMM, a mixture of experts; one kernel and backend a module."""

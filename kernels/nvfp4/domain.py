@@ -15,3 +15,7 @@ RECIPES: Final = ("vllm",)
 MAX_M: Final = 2**20
 MAX_N: Final = 65536
 MAX_K: Final = 65536
+MAX_EXPERTS: Final = 256
+MAX_TOP_K: Final = 8
+MAX_INTERMEDIATE: Final = 32768  # gate and up are one matrix of twice as many rows
+ID_DTYPES: Final = (torch.int32, torch.int64)

@@ -15,7 +15,7 @@ from kernels.nvfp4.domain import BLOCK, DTYPES, K_STEP, MAX_K, MAX_M, MAX_N, SCA
 from kernels.nvfp4.scale_layout import padded_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
@@ -42,8 +42,8 @@ def check_gemm(
     contract.require_shape("wcodes", wcodes, ("n", "k/2"), **{"k/2": k // 2})
     n = wcodes.shape[0]
     contract.require_size("n", n, min=8, max=MAX_N, multiple_of=8)
-    _check_scales("ascales", ascales, "m", m, k)
-    _check_scales("wscales", wscales, "n", n, k)
+    check_scales("ascales", ascales, {"m": m}, {"k": k})
+    check_scales("wscales", wscales, {"n": n}, {"k": k})
     contract.require_dtype("alpha", alpha, (torch.float32,))
     contract.require_shape("alpha", alpha, ("1",), **{"1": 1})
     if bias is not None:
@@ -58,16 +58,30 @@ def check_gemm(
     contract.require_config(config, configs)
 
 
-def _check_scales(name: str, scales: Tensor, axis: str, rows: int, k: int) -> None:
-    """Scales lie in tiles of 128 rows by 4 blocks: of the shape nothing but the size is left."""
+def check_scales(
+    name: str,
+    scales: Tensor,
+    rows: Mapping[str, int],
+    along: Mapping[str, int],
+    *,
+    experts: int | None = None,
+) -> None:
+    """Raise TypeError or ValueError unless ``scales`` lie in tiles of 128 rows by 4 blocks.
+
+    ``rows`` and ``along`` are one axis each, by its name; with ``experts``, each has tiles of its
+    own. Of the shape nothing but the size is left.
+    """
+    ((row, height),), ((axis, length),) = rows.items(), along.items()
+    batch = {} if experts is None else {"e": experts}
     contract.require_dtype(name, scales, (SCALE_DTYPE,))
-    high, wide = padded_shape(rows, k // BLOCK)
-    if tuple(scales.shape) == (rows, k // BLOCK) != (high, wide):
+    high, wide = padded_shape(height, length // BLOCK)
+    lead = tuple(batch.values())
+    if tuple(scales.shape) == (*lead, height, length // BLOCK) != (*lead, high, wide):
         msg = (
-            f"{name} has shape {list(scales.shape)}, {axis} by k/16 as they are; the layout 128x4 "
-            f"has [{high}, {wide}]: pass swizzle_scales({name})"
+            f"{name} has shape {list(scales.shape)}, {row} by {axis}/16 as they are; the layout "
+            f"128x4 has {[*lead, high, wide]}: pass swizzle_scales({name})"
         )
         raise ValueError(msg)
-    names = (f"{axis} to 128", "k/16 to 4")
-    contract.require_shape(name, scales, names, **dict(zip(names, (high, wide), strict=True)))
+    sizes = batch | {f"{row} to 128": high, f"{axis}/16 to 4": wide}
+    contract.require_shape(name, scales, tuple(sizes), **sizes)
     contract.require_contiguous(name, scales)

@@ -102,6 +102,30 @@ def _encode_e2m1(values):
 
 
 @triton.jit
+def _quantize(values, g):
+    """Packed codes ``[rows, 8 blocks]`` and bytes of scales ``[rows, blocks]``, both int32.
+
+    ``values [rows, blocks, 16]`` are fp32, ``g`` is their global encode scale.
+    """
+    rows: tl.constexpr = values.shape[0]
+    blocks: tl.constexpr = values.shape[1]
+    # The bits of |x| order as integers, NaN above infinity: a NaN reaches the scale, where a
+    # floating-point maximum would drop it.
+    bits = tl.abs(values).to(tl.int32, bitcast=True)
+    amax = tl.max(bits, axis=2).to(tl.float32, bitcast=True)
+    scale = _encode_e4m3(g * (amax * _SIXTH))
+
+    decode = _decode_e4m3(scale) * tl.div_rn(1.0, g)
+    ones = tl.full((rows, blocks), 1.0, tl.float32)
+    factor = tl.where(decode == 0, 0.0, tl.div_rn(ones, tl.where(decode == 0, 1.0, decode)))
+    scaled = values * factor[:, :, None]
+    negative = (values.to(tl.int32, bitcast=True) < 0) & (scaled == scaled)
+    code = _encode_e2m1(scaled) | tl.where(negative, 8, 0)
+    even, odd = tl.split(tl.reshape(code, (rows, blocks * _BLOCK // 2, 2)))
+    return even | (odd << 4), scale
+
+
+@triton.jit
 def _quantize_kernel(
     x,
     global_encode_scale,
@@ -126,26 +150,13 @@ def _quantize_kernel(
         other=0.0,
     )
     values = tl.reshape(tile.to(tl.float32), (BLOCK_M, BLOCKS, _BLOCK))
-    # The bits of |x| order as integers, NaN above infinity: a NaN reaches the scale, where a
-    # floating-point maximum would drop it.
-    bits = tl.abs(values).to(tl.int32, bitcast=True)
-    amax = tl.max(bits, axis=2).to(tl.float32, bitcast=True)
-    g = tl.load(global_encode_scale)
-    scale = _encode_e4m3(g * (amax * _SIXTH))
-
-    decode = _decode_e4m3(scale) * tl.div_rn(1.0, g)
-    ones = tl.full((BLOCK_M, BLOCKS), 1.0, tl.float32)
-    factor = tl.where(decode == 0, 0.0, tl.div_rn(ones, tl.where(decode == 0, 1.0, decode)))
-    scaled = values * factor[:, :, None]
-    negative = (values.to(tl.int32, bitcast=True) < 0) & (scaled == scaled)
-    code = _encode_e2m1(scaled) | tl.where(negative, 8, 0)
-    even, odd = tl.split(tl.reshape(code, (BLOCK_M, BLOCKS * _BLOCK // 2, 2)))
+    packed, scale = _quantize(values, tl.load(global_encode_scale))
     octets = tl.program_id(1).to(tl.int64) * (BLOCKS * _BLOCK // 2) + tl.arange(
         0, BLOCKS * _BLOCK // 2
     )
     tl.store(
         codes + (rows * (k // 2))[:, None] + octets[None, :],
-        (even | (odd << 4)).to(tl.uint8),
+        packed.to(tl.uint8),
         mask=row_ok[:, None] & (octets * 2 < k)[None, :],
     )
     of_row = rows // _ROWS * (wide * _ROWS) + rows % 32 * 16 + rows % _ROWS // 32 * 4

@@ -16,6 +16,7 @@ from harness.probes import base_case
 
 QUANTIZE = "nvfp4_quantize"
 GEMM = "nvfp4_gemm"
+UP = "nvfp4_moe_up"
 ARCHS = ["sm80", "sm90", "sm100", "sm120"]
 
 
@@ -41,7 +42,15 @@ def test_the_quantizer_divides_and_multiplies_as_ieee_does(arch: str) -> None:
     assert not instructions(ptx, "fma|mad.*f32|add.*f32|sub.*f32|rcp|ex2|cvt.*e4m3|cvt.*e2m1")
 
 
-@pytest.mark.parametrize("op", [QUANTIZE, GEMM])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_experts_quantize_as_the_quantizer_does(arch: str) -> None:
+    """The other quotient and the exponential are SiLU's; a product may not be contracted."""
+    ptx = ptx_of(UP, arch)
+    assert instructions(ptx, "div.*f32") == {"div.rn.f32", "div.full.f32"}
+    assert not instructions(ptx, "cvt.*e4m3|cvt.*e2m1|fma.*f32")
+
+
+@pytest.mark.parametrize("op", [QUANTIZE, GEMM, UP])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_subnormal_numbers_are_not_flushed(op: str, arch: str) -> None:
     assert ".ftz" not in ptx_of(op, arch)

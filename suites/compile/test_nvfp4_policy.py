@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness import arch as arches
 from harness.artifact import SHARED_LIMITS
-from kernels.nvfp4 import cutedsl_policy, triton_gemm, triton_quantize
+from kernels.nvfp4 import (
+    cutedsl_policy,
+    triton_gemm,
+    triton_moe_down,
+    triton_moe_up,
+    triton_quantize,
+)
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 SIZES = (1, 4, 16, 17, 64, 300, 1024, 4096, 8192, 65536)
 
@@ -29,8 +39,22 @@ def test_every_tiling_of_the_quantizer_is_chosen_somewhere_and_no_other() -> Non
     assert all(f"k={k}" in reason or f"m={m}" in reason for (m, k), (_, reason) in chosen.items())
 
 
-def test_a_step_of_the_gemm_begins_where_a_tile_of_scales_does() -> None:
-    assert all(config.block_k % 64 == 0 for config in triton_gemm.CONFIGS.values())
+@pytest.mark.parametrize("half", [triton_moe_up, triton_moe_down])
+def test_every_tiling_of_the_experts_is_chosen_somewhere_and_no_other(half: ModuleType) -> None:
+    chosen = {
+        (slots, experts): half.choose_config(slots, experts)
+        for slots, experts in itertools.product(SIZES, (1, 8, 256))
+    }
+    assert {name for name, _ in chosen.values()} == set(half.CONFIGS)
+    for (slots, experts), (name, reason) in chosen.items():
+        rows = -(-slots // experts)
+        assert f"{rows} slots an expert" in reason
+        assert (half.CONFIGS[name].block_m == 16) is (rows <= 16)
+
+
+@pytest.mark.parametrize("module", [triton_gemm, triton_moe_up, triton_moe_down])
+def test_a_step_begins_where_a_tile_of_scales_does(module: ModuleType) -> None:
+    assert all(config.block_k % 64 == 0 for config in module.CONFIGS.values())
 
 
 @pytest.mark.parametrize("multiprocessors", [82, 132])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 OPS = (
     *("nvfp4_gemm", "nvfp4_quantize", "rms_norm", "silu_and_mul"),
+    *("nvfp4_moe_up", "nvfp4_moe_down"),
     *("svdq_gemm_w4a4", "svdq_quantize_w4a4_act_fuse_lora"),
     *("svdq_gemm_w4a4_activated", "svdq_gemm_w4a4_requantized"),
 )

@@ -42,7 +42,8 @@ def _rows(scales: Tensor, rows: int, blocks: int) -> Tensor:
     return tiles.permute(0, 3, 2, 1, 4).reshape(high, wide)[:rows, :blocks]
 
 
-def _dequantized(codes: Tensor, scales: Tensor) -> Tensor:
+def dequantized(codes: Tensor, scales: Tensor) -> Tensor:
+    """A matrix, but for its global scale, float32."""
     values: Tensor = _values(codes).unflatten(1, (-1, BLOCK))
     return (values * _rows(scales, *values.shape[:2])[:, :, None]).flatten(1)
 
@@ -65,13 +66,15 @@ def _declare(
         bias: Tensor | None,
         out_dtype: torch.dtype,
     ) -> Tensor:
-        acts, weights = _dequantized(codes, ascales), _dequantized(wcodes, wscales)
+        acts, weights = dequantized(codes, ascales), dequantized(wcodes, wscales)
         main = product(acts * alpha if alpha_first else acts, weights)
         y = main if alpha_first else main * alpha.to(main.dtype)
         return (y if bias is None else y + bias.to(y.dtype)).to(out_dtype)
 
 
-def _in_order(order: Order) -> Product:
+def in_order(order: Order) -> Product:
+    """Sums over the last axis in an order of their own."""
+
     def product(acts: Tensor, weights: Tensor) -> Tensor:
         rows = max(1, _STEP // weights.numel())
         parts = [order(part[:, None] * weights) for part in acts.split(rows)]
@@ -80,7 +83,7 @@ def _in_order(order: Order) -> Product:
     return product
 
 
-def _by_blocks(acts: Tensor, weights: Tensor) -> Tensor:
+def by_blocks(acts: Tensor, weights: Tensor) -> Tensor:
     """A block of 16 at a time, as a chain of block-scaled matrix instructions."""
     total = torch.zeros(len(acts), len(weights), device=acts.device)
     for columns, rows in zip(acts.split(BLOCK, 1), weights.split(BLOCK, 1), strict=True):
@@ -96,10 +99,10 @@ def _on_tensor_cores(dtype: torch.dtype) -> Product:
 
 
 for _name, _order in ORDERS.items():
-    _declare(_name, _in_order(_order))
+    _declare(_name, in_order(_order))
 _declare("vendor fp32", lambda acts, weights: acts @ weights.T)
 _declare("alpha first", lambda acts, weights: acts @ weights.T, alpha_first=True)
-_declare("blocks of 16", _by_blocks)
+_declare("blocks of 16", by_blocks)
 _declare("float64", lambda acts, weights: acts.double() @ weights.double().T)
 for _dtype in (torch.float16, torch.bfloat16):
     _declare(

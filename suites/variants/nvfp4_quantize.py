@@ -90,7 +90,7 @@ def code_by_search(size: Tensor) -> Tensor:
     return _nearest(size, torch.tensor(_E2M1, device=size.device)).to(torch.uint8)
 
 
-def _swizzled(scales: Tensor) -> Tensor:
+def swizzled(scales: Tensor) -> Tensor:
     """Rows padded to 128 and blocks to 4; in a tile, 32 rows lie 16 bytes apart."""
     rows, blocks = scales.shape
     high, wide = -(-rows // 128) * 128, -(-blocks // 4) * 4
@@ -113,7 +113,7 @@ def _declare(name: str, scale_of: Rounding, code_of: Rounding) -> None:
         scaled = (grouped * factor[:, :, None]).flatten(1)
         signs = (x.signbit() & ~scaled.isnan()).to(torch.uint8) << 3
         code = code_of(scaled.abs()) | signs
-        return code[:, 0::2] | code[:, 1::2] << 4, _swizzled(scale)
+        return code[:, 0::2] | code[:, 1::2] << 4, swizzled(scale)
 
 
 _SCALES: Final = {"cast": scale_by_cast, "place": scale_by_place, "search": scale_by_search}
