@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import silu
 
 from kernels import contract
 from kernels.nvfp4 import weights
 from kernels.nvfp4.domain import BLOCK, DTYPES, ID_DTYPES, MAX_TOP_K
 from kernels.nvfp4.moe_state import FORMATS, Sizes, check_state
+from kernels.nvfp4.runner_modules import RunnerModule
+from kernels.nvfp4.runners import moe_gemm, register_moe
 from kernels.nvfp4.scale_layout import swizzle_scales, unswizzle_scales
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def load_backend(name: str) -> tuple[Quantize, Up, Down]:
         raise ImportError(msg) from error
 
 
-class NVFP4MoE(nn.Module):
+class NVFP4MoE(RunnerModule):
     """A mixture of experts with SwiGLU, weights and activations in NVFP4, for inference.
 
     The state lives in buffers: nothing is trainable. A new module computes nothing until a state is
@@ -205,9 +207,24 @@ class NVFP4MoE(nn.Module):
         The same expert twice counts twice. An id out of range is refused by ValueError before any
         launch but the quantizer's: the host reads the ids, and so waits for the device. In the
         capture of a CUDA graph it cannot, and with ``read_ids=False`` does not: such a token's
-        result is NaN.
+        result is NaN. A module with a runner reads ids wherever it can.
         """
         self._check_input(x, topk_weights, topk_ids)
+        runner_id = self.runner_to_call()
+        if runner_id is not None:
+            return moe_gemm(x, topk_weights.float(), topk_ids, runner_id, self.out_features)
+        return self.run(x, topk_weights, topk_ids, read_ids=read_ids)
+
+    def run(
+        self,
+        hidden_states: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        *,
+        read_ids: bool = True,
+    ) -> Tensor:
+        """What `forward` computes, by the ops of the backend, whose arguments are the state."""
+        x = hidden_states
         quantize, up, down = load_backend(self.backend)
         ids = topk_ids.reshape(-1, topk_ids.shape[-1])
         codes, scales = quantize(
@@ -235,7 +252,37 @@ class NVFP4MoE(nn.Module):
             out_dtype=x.dtype,
             read_ids=False,  # `up` has
         )
-        return out.reshape(*x.shape[:-1], self.sizes.out_features)
+        # As it is where it can be: as a runner's result, a view would have to be copied.
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self.sizes.out_features)
+
+    @property
+    def in_features(self) -> int:
+        """The last dimension of the input."""
+        return self.sizes.in_features
+
+    @property
+    def out_features(self) -> int:
+        """The last dimension of the result."""
+        return self.sizes.out_features
+
+    @property
+    def experts(self) -> int:
+        """How many there are."""
+        return self.sizes.experts
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state is."""
+        return self.gate_up_codes.device
+
+    def register_as(self, name: str) -> int:
+        """Register the module, weakly, with ``nvfp4::moe_gemm``, its state being one."""
+        state = self.state_dict()
+        check_state(state)
+        contract.require_one_device(**state)
+        for key in ("gate_up_scales", "down_scales"):
+            contract.require_contiguous(key, state[key])
+        return register_moe(self, name, keep=False)
 
     def dequantized_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Gate, up and down that this stands for, exactly but for ``/ g``, float64."""

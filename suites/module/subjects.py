@@ -248,6 +248,16 @@ def nvfp4_moe(
     )
 
 
+@subject(ops=MOE_OPS, dtypes=("bfloat16",))
+def nvfp4_moe_by_id(
+    *, backend: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Sample:
+    """The same mixture as one opaque op, which asks a registry for it."""
+    sample: Sample = nvfp4_moe(backend=backend, dtype=dtype, device=device, generator=generator)
+    use_runners(sample.module, scope="suites.module")
+    return sample
+
+
 def dense_moe(module: NVFP4MoE, x: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
     """What the module computes, by the references of its three ops, in float64."""
     wide = {name: _widen(value) for name, value in module.state_dict().items()}
