@@ -159,6 +159,11 @@ class Tiling:
         return self.columns // self.warps_n // 8
 
     @property
+    def at_once(self) -> int:
+        """Parts of a step that are unrolled: loads then go ahead, where registers allow it."""
+        return 2 * self.spans if self.tall * self.broad <= 8 else 1
+
+    @property
     def step(self) -> int:
         """Bytes of codes of a row in a step."""
         return self.spans * SPAN
@@ -406,7 +411,7 @@ def gemm(
         copy_step(t, inputs, mine + free * t.stage, step, member, row_0, column_0)
         commit()
         base = mine + stage * t.stage
-        for part in cutlass.range(2 * t.spans, unroll=1):
+        for part in cutlass.range(2 * t.spans, unroll=t.at_once):
             multiply(t, atom, sums, base, part, my_rows, my_columns, quad)
         stage = choose(stage == t.stages - 1, Int32(0), stage + 1)
 
