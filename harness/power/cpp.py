@@ -9,6 +9,7 @@ are no code: no pattern sees them, and no edit reaches over one.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -53,9 +54,11 @@ class Token(NamedTuple):
     end: int
 
 
-def tokens(text: str) -> Iterator[Token]:
-    """The tokens of a text, comments among them; raises SyntaxError where there can be none."""
-    at = 0
+def tokens(text: str, at: int = 0) -> Iterator[Token]:
+    """The tokens of a text from a place on, comments among them.
+
+    Raises SyntaxError where there can be none.
+    """
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None or match.lastgroup is None:
@@ -72,6 +75,8 @@ def check(source: str, changed: str) -> None:
 
     Its brackets match, and comments, strings and preprocessor lines are what they were.
     """
+    if _is_other_code(_read(source), changed):
+        return
     before, after = _read(source), Code(changed)
     if [each.text for each in before.words] == [each.text for each in after.words]:
         msg = "its tokens are those of the original"
@@ -83,6 +88,56 @@ def check(source: str, changed: str) -> None:
     if len(before.apart) != len(after.apart):
         msg = f"{len(before.apart)} comments, strings and directives became {len(after.apart)}"
         raise SyntaxError(msg)
+
+
+def _is_other_code(before: Code, changed: str) -> bool:
+    """Whether that is plain from the tokens around the change: most of a text need not be read."""
+    old, new = map(_kinds, _around(before, changed))
+    return old.words != new.words and (old.apart, old.brackets) == (new.apart, new.brackets)
+
+
+class _Kinds(NamedTuple):
+    """Texts of tokens; of brackets those that have no partner among them."""
+
+    words: list[str]
+    apart: list[str]
+    brackets: list[str]
+
+
+def _kinds(found: Sequence[Token]) -> _Kinds:
+    kinds = _Kinds([], [], [])
+    for each in found:
+        (kinds.apart if each.kind in _APART else kinds.words).append(each.text)
+    for text in kinds.words:
+        if kinds.brackets and _OPENING.get(kinds.brackets[-1]) == text:
+            kinds.brackets.pop()
+        elif text in _OPENING or text in _CLOSING:
+            kinds.brackets.append(text)
+    return kinds
+
+
+def _around(before: Code, changed: str) -> tuple[Sequence[Token], Sequence[Token]]:
+    """The tokens of either text from the last one before they differ until they agree again.
+
+    What follows a place where both have a token and the same text is the same in both.
+    """
+    text, later = before.text, len(changed) - len(before.text)
+    differs = _shared(text, changed)
+    agrees = len(text) - _shared(text[:differs:-1], changed[:differs:-1])
+    first = max(bisect_left(before.tokens, differs, key=lambda token: token.end) - 1, 0)
+    found = list[Token]()
+    for token in tokens(changed, before.tokens[first].start if before.tokens else 0):
+        last = before.starts.get(token.start - later)
+        if last is not None and token.start - later >= agrees:
+            return before.tokens[first:last], found
+        found.append(token)
+    return before.tokens[first:], found
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with."""
+    length = min(len(one), len(other))
+    return bisect_left(range(length), 1, key=lambda at: one[: at + 1] != other[: at + 1])
 
 
 @dataclass(frozen=True)
@@ -102,11 +157,16 @@ class Code:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        found = tuple(tokens(text))
-        self.apart = tuple(each for each in found if each.kind in _APART)
-        self.words = tuple(each for each in found if each.kind not in _APART)
+        self.tokens = tuple(tokens(text))
+        self.apart = tuple(each for each in self.tokens if each.kind in _APART)
+        self.words = tuple(each for each in self.tokens if each.kind not in _APART)
         self._partners = _partners(self.words)
         self.looked_for = dict[str, int]()  # patterns, and how often each was found
+
+    @cached_property
+    def starts(self) -> Mapping[int, int]:
+        """The numbers of the tokens, by where they begin."""
+        return {token.start: number for number, token in enumerate(self.tokens)}
 
     @cached_property
     def _fixed(self) -> tuple[Span, ...]:

@@ -44,10 +44,11 @@ def test_comments_strings_directives_and_assertions_stay() -> None:
         ("'\"'", "0", "10 comments, strings and directives became 9"),
         (";  // the", ";;  // no", "'// the only one' became '// no only one'"),
         ("void", "void /* */", "its tokens are those of the original"),
+        ("void", "void ", "its tokens are those of the original"),
         ("f()", "f((", "is never closed|closes nothing"),
         ("say", "'", "begins no token of C"),
     ],
-    ids=["comment", "string", "beside", "space", "bracket", "quote"],
+    ids=["comment", "string", "beside", "space", "blank", "bracket", "quote"],
 )
 def test_a_rule_that_makes_no_source_is_an_error(
     monkeypatch: pytest.MonkeyPatch, before: str, after: str, words: str
