@@ -25,14 +25,17 @@ from harness.power.targets import Target, targets
 
 KERNELS = (
     "nvfp4_gemm.triton",
+    "nvfp4_moe_down.triton",
+    "nvfp4_moe_up.triton",
     "nvfp4_quantize.triton",
     "rms_norm.triton",
     "silu_and_mul.triton",
     "svdq_gemm_w4a4.triton",
     "svdq_quantize_w4a4_act_fuse_lora.triton",
 )
-# Their device code is C++: suites/meta/test_cuda_mutants.py.
+# Their device code is C++ (suites/meta/test_cuda_mutants.py) or the CuTe DSL's.
 ON_A_GPU = (
+    *("nvfp4_gemm.cutedsl", "nvfp4_gemm.cutedsl.block_scaled"),
     *("svdq_gemm_w4a4.cuda", "svdq_quantize_w4a4_act_fuse_lora.cuda"),
     *("svdq_gemm_w4a4_activated.cuda", "svdq_gemm_w4a4_requantized.cuda"),
 )
@@ -90,6 +93,7 @@ def test_a_module_beside_the_kernels_of_one_op_is_a_target_of_one_that_can_be_em
         "kernels.activation.module",
         "kernels.norm.module",
         "kernels.nvfp4.linear",
+        "kernels.nvfp4.moe",
         "kernels.svdq.linear",
         "kernels.svdq.mlp",
     }
