@@ -349,16 +349,15 @@ def hand_over(t, sums, heap, slice_):
         )
 
 
-def take_over(t, sums, heap):
-    """Add the sums of the other slices, in order."""
-    for other in range(1, t.slices):
-        for index in range(4 * t.tall * t.broad):
-            loaded = inline_ptx(
-                "ld.shared.f32 {$w0}, [{$r0}];",
-                write_only_types=[Float32],
-                read_only_args=[place_of_sum(t, heap, index, other)],
-            )
-            sums[index] = sums[index] + loaded
+def take_over(t, sums, heap, other):
+    """Add the sums of another slice."""
+    for index in range(4 * t.tall * t.broad):
+        loaded = inline_ptx(
+            "ld.shared.f32 {$w0}, [{$r0}];",
+            write_only_types=[Float32],
+            read_only_args=[place_of_sum(t, heap, index, other)],
+        )
+        sums[index] = sums[index] + loaded
 
 
 def widened(bits, bf16):
@@ -453,7 +452,8 @@ def gemm(
             hand_over(t, sums, heap, slice_)
         cute.arch.sync_threads()
         if slice_ == 0:
-            take_over(t, sums, heap)
+            for other in cutlass.range(1, t.slices, unroll=1):
+                take_over(t, sums, heap, other)
     if slice_ == 0:
         factor = cute.arch.load(alpha, Float32)
         row = row_0 + warp_m * (t.tall * 16) + group
