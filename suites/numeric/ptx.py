@@ -187,6 +187,9 @@ class Block:
         elif kind == "f32":
             x, y = (self._read(each, "b32").view(np.float32) for each in operands[1:])
             self._write(operands[0], _FLOATS[opcode](x, y).view(np.uint32))
+        elif opcode not in _INTEGERS:
+            msg = f"{opcode!r} is not known here; add it"
+            raise NotImplementedError(msg)
         else:
             x = self._read(operands[1], kind)
             y = self._read(operands[2], "u32" if opcode in {"shl", "shr"} else kind)
@@ -291,6 +294,9 @@ class Block:
         x, y = (self._read(each, words[-1]).astype(np.int64) for each in operands[1:])
         self._write(operands[0], _bits((np.sign(x) * (abs(x) % abs(y))).astype(np.int32)))
 
+    def _neg(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        self._write(operands[0], _bits(-self._read(operands[1], words[-1])))
+
     def _setp(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         x, y = (self._read(each, words[-1]) for each in operands[1:])
         self._write(operands[0], _COMPARISONS[words[1]](x, y))
@@ -320,6 +326,14 @@ class Block:
             if values.dtype.itemsize == 1:  # a register has 16 bits at least
                 values = values.astype(np.int16 if to == "s8" else np.uint16)
             self._write(operands[0], _bits(values))
+
+    def _prmt(self, _: object, operands: tuple[str, ...]) -> None:
+        x, y, chosen = (self._read(each, "b32") for each in operands[1:])
+        octets = np.stack([x, y], 1).view(np.uint8)
+        places = np.stack([chosen >> 4 * i & 15 for i in range(4)], 1).astype(np.int64)
+        assert (places < 8).all(), "a sign is to be repeated"
+        found = np.take_along_axis(octets, places, 1)
+        self._write(operands[0], np.ascontiguousarray(found).view(np.uint32)[:, 0])
 
     def _shfl(self, _: object, operands: tuple[str, ...]) -> None:
         rows = self._warps()

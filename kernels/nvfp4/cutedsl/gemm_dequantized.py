@@ -69,21 +69,20 @@ def copy_4(place, address, octets):
     )
 
 
-def load_codes(place):
-    """8 bytes of shared memory as two words."""
+def load_words(place, count):
+    """1, 2 or 4 words of shared memory."""
+    if count == 1:
+        return [
+            inline_ptx(
+                "ld.shared.b32 {$w0}, [{$r0}];", write_only_types=[Uint32], read_only_args=[place]
+            )
+        ]
+    named = ", ".join(f"{{$w{index}}}" for index in range(count))
     return inline_ptx(
-        "ld.shared.v2.b32 {{$w0}, {$w1}}, [{$r0}];",
-        write_only_types=[Uint32, Uint32],
+        f"ld.shared.v{count}.b32 {{{named}}}, [{{$r0}}];",
+        write_only_types=[Uint32] * count,
         read_only_args=[place],
     )
-
-
-def load_scale(place):
-    """A byte of shared memory."""
-    loaded = inline_ptx(
-        "ld.shared.u8 {$w0}, [{$r0}];", write_only_types=[Uint16], read_only_args=[place]
-    )
-    return Uint32(loaded)
 
 
 def load_16(address):
@@ -107,11 +106,15 @@ def to_scale(pair):
     return times(pair, factor)
 
 
-def decode_scale(octet):
-    """An E4M3 byte as fp16, 2^6 of its value, twice."""
-    wide = octet * Uint32(0x1_0001)
+def decode_scale(word, quad):
+    """A byte of a word, which is E4M3, as fp16, 2^6 of its value, twice."""
+    wide = inline_ptx(  # the byte, in the lower half of either half
+        "prmt.b32 {$w0}, {$r0}, 0, {$r1};",
+        write_only_types=[Uint32],
+        read_only_args=[word, quad * 0x101 + 0x4040],
+    )
     bits = ((wide << 7) & Uint32(0x3F80_3F80)) | ((wide << 8) & Uint32(SIGNS))
-    nan = (octet & Uint32(0x7F)) == Uint32(0x7F)
+    nan = (wide & Uint32(0x7F)) == Uint32(0x7F)
     return to_scale(choose(nan, Uint32(0x7E00_7E00), bits))
 
 
@@ -159,9 +162,9 @@ class Tiling:
         return self.columns // self.warps_n // 8
 
     @property
-    def at_once(self) -> int:
-        """Parts of a step that are unrolled: loads then go ahead, where registers allow it."""
-        return 2 * self.spans if self.tall * self.broad <= 8 else 1
+    def at_once(self) -> bool:
+        """Whether a whole step is unrolled, with its scales loaded ahead: registers allow it."""
+        return self.tall * self.broad <= 8
 
     @property
     def step(self) -> int:
@@ -244,21 +247,44 @@ def wait(t, slice_):
         inline_ptx(f"bar.sync {{$r0}}, {t.threads};", read_only_args=[slice_ + 1])
 
 
-def pairs_of(t, base, row, part, quad):
+def words_of(t, base, row, part, count):
+    """``count`` words of the scales of a row, from that of ``part`` on."""
+    return load_words(base + t.codes + row * (t.spans * SCALES) + part * 4, count)
+
+
+def pairs_of(t, base, word, row, part, quad):
     """A thread's 16 codes of a row and 64 along k, dequantized: eight pairs of fp16 numbers."""
-    scale = load_scale(base + t.codes + row * (t.spans * SCALES) + part * 4 + quad)
-    scale = decode_scale(scale)
-    low, high = load_codes(base + swizzled(t, row, part) + quad * 8)
+    scale = decode_scale(word, quad)
+    low, high = load_words(base + swizzled(t, row, part) + quad * 8, 2)
     return [*dequantize(low, scale), *dequantize(high, scale)]
 
 
-def multiply(t, atom, sums, base, part, rows, columns, quad):
-    """Add products of 64 along k; ``rows`` and ``columns`` are the thread's first in a stage."""
+def multiply_step(t, atom, sums, base, rows, columns, quad):
+    """Add the products of a step, all of its scales loaded ahead."""
+    parts = 2 * t.spans
+    mine = [rows + 8 * i for i in range(2 * t.tall)] + [columns + 8 * j for j in range(t.broad)]
+    words = [words_of(t, base, row, 0, parts) for row in mine]
+    for part in range(parts):
+        multiply(t, atom, sums, base, part, rows, columns, quad, [word[part] for word in words])
+
+
+def multiply_part(t, atom, sums, base, part, rows, columns, quad):
+    """Add products of 64 along k."""
+    mine = [rows + 8 * i for i in range(2 * t.tall)] + [columns + 8 * j for j in range(t.broad)]
+    words = [words_of(t, base, row, part, 1)[0] for row in mine]
+    multiply(t, atom, sums, base, part, rows, columns, quad, words)
+
+
+def multiply(t, atom, sums, base, part, rows, columns, quad, words):
+    """Add products of 64 along k; ``rows`` and ``columns`` are the thread's first in a stage.
+
+    ``words`` has the four scales of each of its rows, then of its columns.
+    """
     a = cute.make_rmem_tensor((8, t.tall, 4), Float16)
     a_pairs = cute.recast_tensor(a, Uint32)
     for i in range(t.tall):
-        upper = pairs_of(t, base, rows + 16 * i, part, quad)
-        lower = pairs_of(t, base, rows + 16 * i + 8, part, quad)
+        upper = pairs_of(t, base, words[2 * i], rows + 16 * i, part, quad)
+        lower = pairs_of(t, base, words[2 * i + 1], rows + 16 * i + 8, part, quad)
         for depth in range(4):
             a_pairs[0, i, depth] = upper[2 * depth]
             a_pairs[1, i, depth] = lower[2 * depth]
@@ -267,7 +293,7 @@ def multiply(t, atom, sums, base, part, rows, columns, quad):
     for j in range(t.broad):
         b = cute.make_rmem_tensor((4, 4), Float16)
         b_pairs = cute.recast_tensor(b, Uint32)
-        right = pairs_of(t, base, columns + 8 * j, part, quad)
+        right = pairs_of(t, base, words[2 * t.tall + j], columns + 8 * j, part, quad)
         for depth in range(4):
             b_pairs[0, depth] = right[2 * depth]
             b_pairs[1, depth] = right[2 * depth + 1]
@@ -323,16 +349,15 @@ def hand_over(t, sums, heap, slice_):
         )
 
 
-def take_over(t, sums, heap):
-    """Add the sums of the other slices, in order."""
-    for other in range(1, t.slices):
-        for index in range(4 * t.tall * t.broad):
-            loaded = inline_ptx(
-                "ld.shared.f32 {$w0}, [{$r0}];",
-                write_only_types=[Float32],
-                read_only_args=[place_of_sum(t, heap, index, other)],
-            )
-            sums[index] = sums[index] + loaded
+def take_over(t, sums, heap, other):
+    """Add the sums of another slice."""
+    for index in range(4 * t.tall * t.broad):
+        loaded = inline_ptx(
+            "ld.shared.f32 {$w0}, [{$r0}];",
+            write_only_types=[Float32],
+            read_only_args=[place_of_sum(t, heap, index, other)],
+        )
+        sums[index] = sums[index] + loaded
 
 
 def widened(bits, bf16):
@@ -411,8 +436,11 @@ def gemm(
         copy_step(t, inputs, mine + free * t.stage, step, member, row_0, column_0)
         commit()
         base = mine + stage * t.stage
-        for part in cutlass.range(2 * t.spans, unroll=t.at_once):
-            multiply(t, atom, sums, base, part, my_rows, my_columns, quad)
+        if cutlass.const_expr(t.at_once):
+            multiply_step(t, atom, sums, base, my_rows, my_columns, quad)
+        else:
+            for part in cutlass.range(2 * t.spans, unroll=1):
+                multiply_part(t, atom, sums, base, part, my_rows, my_columns, quad)
         stage = choose(stage == t.stages - 1, Int32(0), stage + 1)
 
     if cutlass.const_expr(t.slices > 1):
@@ -424,7 +452,8 @@ def gemm(
             hand_over(t, sums, heap, slice_)
         cute.arch.sync_threads()
         if slice_ == 0:
-            take_over(t, sums, heap)
+            for other in cutlass.range(1, t.slices, unroll=1):
+                take_over(t, sums, heap, other)
     if slice_ == 0:
         factor = cute.arch.load(alpha, Float32)
         row = row_0 + warp_m * (t.tall * 16) + group
