@@ -10,6 +10,8 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 RECORDS = Path("build", "records")
+# A worker runs neighbours, which share what is costly to make, until it is idle.
+WORKERS = ("--numprocesses=auto", "--dist=worksteal")
 
 
 def install(session: nox.Session, *requirements: str, groups: tuple[str, ...]) -> None:
@@ -36,7 +38,7 @@ def parity(session: nox.Session) -> None:
     session.run(
         *("python", "-m", "pytest"),
         "--ignore=suites/meta",
-        "--numprocesses=auto",
+        *WORKERS,
         f"--records={RECORDS / 'parity.jsonl'}",
         *session.posargs,
     )
@@ -46,7 +48,7 @@ def parity(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all suites and the harness's own tests; arguments go to pytest."""
     install(session, "--editable=.[cuda,cutedsl,e2e]", groups=("tests",))
-    session.run("python", "-m", "pytest", "--numprocesses=auto", *session.posargs)
+    session.run("python", "-m", "pytest", *WORKERS, *session.posargs)
 
 
 @nox.session

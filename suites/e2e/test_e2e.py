@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +13,9 @@ from suites.e2e import evaluate, isolation, model, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
 
     from harness.check import Check
 
@@ -21,7 +24,9 @@ DAMAGED = "encoder.layer.3.intermediate.dense"
 
 @pytest.mark.parity(layer="e2e")
 def test_does_its_work_with_its_layers_replaced(parity: Check) -> None:
-    probes: dict[str, Callable[[], str]] = {"planted_fault": lambda: _planted(parity)}
+    ops = evaluate.scheme_of(parity.kernel.op).ops
+    where = (parity.kernel.backend, parity.device, parity.settings.e2e_model)
+    probes: dict[str, Callable[[], str]] = {"planted_fault": partial(_planted, ops[0], *where)}
     for subject in parity.subjects:
         # In the interpreter a model takes half a minute: one dtype there, all of them on a GPU.
         for dtype in subject.dtypes[:1] if parity.cell.arch == CPU else subject.dtypes:
@@ -44,15 +49,19 @@ def _words(parity: Check, build: Callable[..., Any], dtype: str) -> str:
     return "; ".join(result.failures())
 
 
-def _planted(parity: Check) -> str:
-    """A fault in one layer must fail the run and be named: the judge of layers sees."""
-    scheme = evaluate.scheme_of(parity.kernel.op)
+@cache
+def _planted(op: str, backend: str, device: torch.device, folder: Path | None) -> str:
+    """A fault in one layer must fail the run and be named: the judge of layers sees.
+
+    The model runs all ops of a scheme, so that it is made once a process, as the sound one.
+    """
+    scheme = evaluate.scheme_of(op)
     result = evaluate.evaluate(
-        model.load(parity.settings.e2e_model),
+        model.load(folder),
         sentences.few(1),
         scheme=scheme,
-        backend=parity.kernel.backend,
-        device=parity.device,
+        backend=backend,
+        device=device,
         dtype=dtype_of("bfloat16"),
         blocks=(3,),
         fault=lambda encoder: evaluate.misread_scale(encoder, scheme=scheme, layer=DAMAGED),

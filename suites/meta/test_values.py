@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ def test_seeds_make_many_inputs_of_a_family(kind: tuple[str, str], family: str) 
     assert len(found) >= (1 if fixed and family in {"constant", "probe", "ties"} else 5)
 
 
+@cache
 def digest_of_every_family() -> str:
     """One digest of what all families make for every role and dtype."""
     total = hashlib.sha256()
