@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import operator
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +46,7 @@ def axes(text: str) -> frozenset[str]:
     return frozenset(node.id for node in ast.walk(_parsed(text)) if isinstance(node, ast.Name))
 
 
+@functools.cache  # a shape is evaluated some thousand times while a case's sizes are fitted
 def _parsed(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body

@@ -41,8 +41,8 @@ from kernels.nvfp4.triton_moe_up import _tile_of, route
 
 _ROWS = tl.constexpr(ROWS)
 _COLUMNS = tl.constexpr(COLUMNS)
-COMBINED_ROWS: Final = 4  # tokens and columns of a program that adds
-COMBINED_COLUMNS: Final = 256
+COMBINED_ROWS: Final = 16  # tokens and columns of a program that adds
+COMBINED_COLUMNS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def choose_config(slots: int, experts: int) -> tuple[str, str]:
     return "m64h64", f"{rows} slots an expert share its weights, 64 at a time"
 
 
-@triton.jit
+# What differs from call to call would be compiled again and again.
+@triton.jit(do_not_specialize=["e", "t", "tiles", "wide"])
 def _moe_down_kernel(
     codes,
     wcodes,
@@ -140,7 +141,7 @@ def _moe_down_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m", "e", "t"])
 def _moe_combine_kernel(
     parts,
     ids,

@@ -121,7 +121,8 @@ def _tile_of(slots, starts, firsts, expert, tile, BLOCK_M: tl.constexpr):
     return tl.load(slots + places, mask=ok, other=0), ok
 
 
-@triton.jit
+# What differs from call to call would be compiled again and again.
+@triton.jit(do_not_specialize=["e", "t", "tiles", "wide", "next_wide"])
 def _moe_up_kernel(
     codes,
     wcodes,
