@@ -3,8 +3,8 @@
 Importing this imports neither cutlass nor torch, and a kernel that is found on disk needs no
 cutlass either: what it was compiled to is launched by cuda-core (`harness.native`). So the DSL's
 runtime has no part in a launch, and its compiler, which brings LLVM as Triton does, is loaded into
-a process only to compile. Both compilers in one process, in either order, gave the same machine
-code as alone (4.8.1 beside triton 3.7.1).
+a process only to compile. Both compilers worked in one process, in either order (4.8.1 beside
+triton 3.7.1, whose register counts were those without the DSL).
 """
 
 from __future__ import annotations
