@@ -33,6 +33,8 @@ KERNELS = (
     "svdq_gemm_w4a4.triton",
     "svdq_quantize_w4a4_act_fuse_lora.triton",
 )
+# A weighted sum of products has no activation, maximum or rounding of its own to get wrong.
+FEW = {("nvfp4_moe_down.triton", "semantic")}
 # Their device code is C++ (suites/meta/test_cuda_mutants.py) or the CuTe DSL's.
 ON_A_GPU = (
     *("nvfp4_gemm.cutedsl", "nvfp4_gemm.cutedsl.block_scaled"),
@@ -66,7 +68,8 @@ def small(source: str = SMALL) -> list[Mutation]:
 
 def test_every_family_has_mutants_of_every_kernel() -> None:
     counts = Counter((each.kernel, each.family) for each in bundled()[1])
-    missing = [(k, f) for k in KERNELS for f in FAMILIES if counts[k, f] < 3]
+    pairs = [(k, f) for k in KERNELS for f in FAMILIES if (k, f) not in FEW]
+    missing = [pair for pair in pairs if counts[pair] < 3]
     assert {each.kernel for each in bundled()[1]} == {*KERNELS, *ON_A_GPU}
     assert not missing
     assert sum(counts.values()) >= 600
