@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
@@ -16,9 +17,6 @@ from harness.power import matrix
 from harness.power.campaign import Campaign, NoMutants, Wanted
 from harness.power.matrix import Status
 from harness.power.session import Described, Inventory, Options
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ROOT: Final = Path(harness.__file__).parents[1]
 OPS: Final = """
@@ -75,15 +73,65 @@ def double(x):
 DECLARE: Final = ("--declare", "user_ops", "--declare", "user_kernels")
 
 
+REFUSED: Final[dict[str, str]] = {
+    "--mutant=double.triton/none@0": "mutant='double.triton/none@0' is unknown",
+    "--kernel=treble.triton": "kernel='treble.triton' is unknown; known: double.triton",
+    "--declare=no_such_package": "declare='no_such_package' is no importable package",
+    "--arch=sm100": "arch='sm100' is not on this machine",
+    "--read=nothing.json": "No such file",
+    "--seconds=-1": "'-1' is not a number of seconds above 0",
+    "--limit=soon": "'soon' is not a number of seconds above 0",
+}
+ONE_AFTER_ANOTHER: Final = """
+import contextlib, io, json, sys
+
+from harness.power.__main__ import main
+
+said = []
+for arguments in json.loads(sys.argv[1]):
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = end.code
+    said.append((status, out.getvalue(), error.getvalue()))
+print(json.dumps(said))
+"""
+
+
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a user's ops, variants and one kernel, which computes with torch alone."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
+    (folder / "user_ops.py").write_text(OPS, encoding="utf-8")
+    (folder / "user_kernels").mkdir()
+    (folder / "user_kernels" / "__init__.py").write_text("", encoding="utf-8")
+    (folder / "user_kernels" / "double.py").write_text(KERNEL, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a user's ops, variants and one kernel, which computes with torch alone."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
-    (tmp_path / "user_ops.py").write_text(OPS, encoding="utf-8")
-    (tmp_path / "user_kernels").mkdir()
-    (tmp_path / "user_kernels" / "__init__.py").write_text("", encoding="utf-8")
-    (tmp_path / "user_kernels" / "double.py").write_text(KERNEL, encoding="utf-8")
-    return tmp_path
+    """The folder for one test."""
+    return written(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    """Status, output and errors for each of ``REFUSED``, of one process that imports torch once."""
+    commands = [[*DECLARE, "--jobs=2", argument] for argument in REFUSED]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)],
+            cwd=written(tmp_path_factory.mktemp("refused"), monkeypatch),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return dict(zip(REFUSED, map(tuple, json.loads(done.stdout)), strict=True))
 
 
 def power(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -137,26 +185,15 @@ def test_one_mutant_shows_its_edit_and_what_caught_it(package: Path) -> None:
     assert "killed by  boundary refuses_the_neighbours_of_its_domain, probe: probe" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--mutant=double.triton/none@0"], "mutant='double.triton/none@0' is unknown"),
-        (["--kernel=treble.triton"], "kernel='treble.triton' is unknown; known: double.triton"),
-        (["--declare=no_such_package"], "declare='no_such_package' is no importable package"),
-        (["--arch=sm100"], "arch='sm100' is not on this machine"),
-        (["--read=nothing.json"], "No such file"),
-        (["--seconds=-1"], "'-1' is not a number of seconds above 0"),
-        (["--limit=soon"], "'soon' is not a number of seconds above 0"),
-    ],
-)
+@pytest.mark.parametrize("argument", REFUSED)
 def test_what_it_cannot_do_is_an_error_and_no_score(
-    package: Path, arguments: Sequence[str], says: str
+    refused: dict[str, tuple[int, str, str]], argument: str
 ) -> None:
-    done = power(package, *arguments)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "killed" not in done.stdout
+    status, output, errors = refused[argument]
+    assert status == 2
+    assert REFUSED[argument] in errors
+    assert "Traceback" not in errors
+    assert "killed" not in output
 
 
 def test_a_mutant_gets_no_step_once_its_seconds_are_over(package: Path) -> None:
