@@ -10,8 +10,10 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 RECORDS = Path("build", "records")
-# A worker runs neighbours, which share what is costly to make, until it is idle.
+# A worker runs neighbours, which share what is costly to make, until it is idle. There is one for
+# each core: threads of torch's and NumPy's own would only wait for each other, busily.
 WORKERS = ("--numprocesses=auto", "--dist=worksteal")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def install(session: nox.Session, *requirements: str, groups: tuple[str, ...]) -> None:
@@ -41,6 +43,7 @@ def parity(session: nox.Session) -> None:
         *WORKERS,
         f"--records={RECORDS / 'parity.jsonl'}",
         *session.posargs,
+        env=ONE_THREAD,
     )
 
 
@@ -48,7 +51,7 @@ def parity(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all suites and the harness's own tests; arguments go to pytest."""
     install(session, "--editable=.[cuda,cutedsl,e2e]", groups=("tests",))
-    session.run("python", "-m", "pytest", *WORKERS, *session.posargs)
+    session.run("python", "-m", "pytest", *WORKERS, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
