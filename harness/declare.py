@@ -139,6 +139,11 @@ class Kernel:
         """The known archs that the kernel claims."""
         return arches.claimed(self.arch)
 
+    @property
+    def implementation(self) -> str:
+        """The backend, with the variant behind it if there is one: the name without the op."""
+        return self.name.removeprefix(f"{self.op}.")
+
 
 def size(
     min: int = 0,  # noqa: A002 - the words users say

@@ -194,7 +194,7 @@ def is_its_dense_twin_however_it_runs(check: Check) -> None:
         for dtype in subject.dtypes:
             asked |= modules.checks(
                 subject,
-                backend=check.kernel.backend,
+                backend=check.kernel.implementation,
                 dtype=dtype,
                 device=check.device,
                 seed=check.settings.seed,

@@ -56,6 +56,7 @@ def subject(
 ) -> Callable[[Build], Build]:
     """Declare ``build(*, backend, dtype, device, generator) -> Sample`` for the module layer.
 
+    ``backend`` is that of the kernel under test, with its variant if it is one: ``"cuda.split"``.
     For ``layer="e2e"`` it is ``build(*, backend, dtype, device, folder) -> object`` with a method
     ``failures()`` that names what is wrong and a mapping ``figures``; ``folder`` holds the model's
     files (``--e2e-model``) or is None. It may raise Unavailable.

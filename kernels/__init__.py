@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kernels.nvfp4.cutedsl_block_scaled import nvfp4_gemm_block_scaled_cutedsl
     from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
     from kernels.nvfp4.triton_gemm import nvfp4_gemm
+    from kernels.nvfp4.triton_moe_down import nvfp4_moe_down
+    from kernels.nvfp4.triton_moe_up import nvfp4_moe_up
     from kernels.nvfp4.triton_quantize import nvfp4_quantize
     from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
     from kernels.svdq.cuda_gemm_activated import svdq_gemm_w4a4_activated_cuda
@@ -31,6 +33,8 @@ _HOMES: Final = {
     "nvfp4_gemm": ("triton", "kernels.nvfp4.triton_gemm"),
     "nvfp4_gemm_block_scaled_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_block_scaled"),
     "nvfp4_gemm_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_gemm"),
+    "nvfp4_moe_down": ("triton", "kernels.nvfp4.triton_moe_down"),
+    "nvfp4_moe_up": ("triton", "kernels.nvfp4.triton_moe_up"),
     "nvfp4_quantize": ("triton", "kernels.nvfp4.triton_quantize"),
     "rms_norm": ("triton", "kernels.norm.triton"),
     "silu_and_mul": ("triton", "kernels.activation.triton"),
@@ -49,6 +53,8 @@ __all__ = [
     "nvfp4_gemm",
     "nvfp4_gemm_block_scaled_cutedsl",
     "nvfp4_gemm_cutedsl",
+    "nvfp4_moe_down",
+    "nvfp4_moe_up",
     "nvfp4_quantize",
     "rms_norm",
     "silu_and_mul",

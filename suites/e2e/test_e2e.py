@@ -25,7 +25,7 @@ DAMAGED = "encoder.layer.3.intermediate.dense"
 @pytest.mark.parity(layer="e2e")
 def test_does_its_work_with_its_layers_replaced(parity: Check) -> None:
     ops = evaluate.scheme_of(parity.kernel.op).ops
-    where = (parity.kernel.backend, parity.device, parity.settings.e2e_model)
+    where = (parity.kernel.implementation, parity.device, parity.settings.e2e_model)
     probes: dict[str, Callable[[], str]] = {"planted_fault": partial(_planted, ops[0], *where)}
     for subject in parity.subjects:
         # In the interpreter a model takes half a minute: one dtype there, all of them on a GPU.
@@ -40,7 +40,7 @@ def test_transformers_does_not_take_our_kernels_for_another_package() -> None:
 
 def _words(parity: Check, build: Callable[..., Any], dtype: str) -> str:
     result = build(
-        backend=parity.kernel.backend,
+        backend=parity.kernel.implementation,
         dtype=dtype_of(dtype),
         device=parity.device,
         folder=parity.settings.e2e_model,

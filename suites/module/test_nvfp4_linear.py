@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from harness import device
 from harness.emulation import emulate
+from harness.launches import capture_launches
 from kernels.nvfp4 import weights
 from kernels.nvfp4.linear import NVFP4Linear, load_backend
 from kernels.nvfp4.scale_layout import swizzle_scales, unswizzle_scales
@@ -269,3 +271,19 @@ def test_what_is_no_layer_is_refused(name: str) -> None:
     call, error, words = CALLS[name]
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("backend", "arch", "module"),
+    [
+        ("triton", "sm90", "triton_gemm"),
+        ("cutedsl", "sm90", "cutedsl_gemm"),
+        ("cutedsl.block_scaled", "sm100", "cutedsl_block_scaled"),
+    ],
+)
+def test_a_backend_runs_its_own_gemm(backend: str, arch: str, module: str) -> None:
+    layer = NVFP4Linear.from_linear(dense(16, 64, torch.bfloat16), backend=backend)
+    with torch.no_grad(), device.pretend(arch), capture_launches() as launches:
+        layer(torch.ones(3, 64, dtype=torch.bfloat16))
+    quantizer, gemm = (each.module.rpartition(".")[2] for each in launches)
+    assert (quantizer, gemm) == ("triton_quantize", module)
