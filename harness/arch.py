@@ -11,6 +11,8 @@ ARCHES: Final = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120")
 CPU: Final = "cpu"
 _NAME = re.compile(r"sm(\d{1,2})(\d)")
 _FAMILY = re.compile(r"sm(\d{1,2})x")
+_TARGET = re.compile(r"(sm\d{2,3})([af]?)")
+_FIRST_SPECIFIC: Final = (9, 0)
 
 
 class InvalidClaim(WrongDeclaration):
@@ -28,6 +30,19 @@ def number(arch: str) -> tuple[int, int]:
         msg = f"arch={arch!r} is not an architecture; known ones: {', '.join(ARCHES)}"
         raise InvalidClaim(msg)
     return int(match[1]), int(match[2])
+
+
+def target_of(arch: str, *, specific: bool) -> str:
+    """The compilers' word for ``sm90`` or ``sm90a``; ``specific`` code runs on no later arch.
+
+    Archs older than sm90 have no such form. Raises ValueError for a word that is no arch.
+    """
+    match = _TARGET.fullmatch(arch)
+    if match is None:
+        msg = f"arch={arch!r} is not an architecture such as 'sm90' or 'sm90a'"
+        raise ValueError(msg)
+    bound = specific and number(match[1]) >= _FIRST_SPECIFIC
+    return f"sm_{match[1].removeprefix('sm')}{match[2] or ('a' if bound else '')}"
 
 
 def _admits_one(claim: str, arch: str) -> bool:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from harness import artifact, backends, cubins, kernel_arguments
-from harness.native import Function, target_of
+from harness.arch import target_of
+from harness.native import Function
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

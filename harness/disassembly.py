@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from harness import arch as arches
+from harness.arch import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,6 @@ _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION: Final = struct.Struct("<IIQQQQIIQQ")
 _INSTRUCTION_BYTES: Final = 16  # since sm70
 _INSTRUCTION: Final = re.compile(r"/\*[0-9a-f]{4,}\*/\s+([^;]+?)\s*;")
-_FIRST_SPECIFIC: Final = (9, 0)
 
 
 class InspectionFailed(RuntimeError):
@@ -110,8 +109,7 @@ def _sections(elf: bytes) -> dict[str, bytes]:
 
 def _read(contents: list[bytes], arch: str) -> list[tuple[str, ...]]:
     """The instructions of each, read as one piece of code, which is cut again where they end."""
-    specific = "a" if arches.number(arch) >= _FIRST_SPECIFIC else ""
-    target = f"SM{arch.removeprefix('sm')}{specific}"
+    target = target_of(arch, specific=True).replace("sm_", "SM")
     text = run_tool("nvdisasm", arch, b"".join(contents), "-b", target)
     lines = iter(_INSTRUCTION.findall(text))
     counts = [len(content) // _INSTRUCTION_BYTES for content in contents]

@@ -7,13 +7,11 @@ Importing this imports neither cuda nor torch.
 from __future__ import annotations
 
 import math
-import re
 import threading
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from harness import arch as arches
 from harness import artifact, backends, device, kernel_arguments
 from harness.launches import Launch, report_launch
 
@@ -28,10 +26,8 @@ if TYPE_CHECKING:
 
     Host = Callable[[Sequence[Any], int], None]  # launches with values on a stream
 
-__all__ = ["Function", "LaunchedTooLate", "Source", "compile_launch", "target_of"]
+__all__ = ["Function", "LaunchedTooLate", "Source", "compile_launch"]
 
-_TARGET: Final = re.compile(r"(sm\d{2,3})([af]?)")
-_FIRST_SPECIFIC: Final = (9, 0)
 # What launches the machine code of a language. That of the CuTe DSL needs no NVRTC.
 _LAUNCHERS: Final = {"cuda": "cuda", "cutedsl": "cuda-core"}
 
@@ -66,19 +62,6 @@ class LaunchedTooLate(RuntimeError):
             f"{kernel} is launched for the first time while a CUDA graph is recorded, and cannot "
             f"be loaded then; call `load`, or make the same call once, before the capture"
         )
-
-
-def target_of(arch: str, *, specific: bool) -> str:
-    """The compiler's word for ``sm90`` or ``sm90a``; ``specific`` code runs on no later arch.
-
-    Archs older than sm90 have no such form. Raises ValueError for a word that is no arch.
-    """
-    match = _TARGET.fullmatch(arch)
-    if match is None:
-        msg = f"arch={arch!r} is not an architecture such as 'sm90' or 'sm90a'"
-        raise ValueError(msg)
-    bound = specific and arches.number(match[1]) >= _FIRST_SPECIFIC
-    return f"sm_{match[1].removeprefix('sm')}{match[2] or ('a' if bound else '')}"
 
 
 class _Loaded:

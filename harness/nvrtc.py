@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from harness import artifact, backends, cubins
-from harness.native import Function, LaunchedTooLate, compile_launch, target_of
+from harness.arch import target_of
+from harness.native import Function, LaunchedTooLate, compile_launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
