@@ -1,6 +1,7 @@
 """Checks of a kernel's arguments: a refusal names the argument, its value, the bound, the way out.
 
-They read metadata only, so a kernel and its fake run the same checks and refuse the same calls.
+All but `require_finite` read metadata only, so a kernel and its fake run the same checks and refuse
+the same calls.
 """
 
 from __future__ import annotations
@@ -120,6 +121,13 @@ def require_one_device(**tensors: Tensor | None) -> None:
                 f"{str(given[first].device)!r}; move {name} with .to({first}.device)"
             )
             raise ValueError(msg)
+
+
+def require_finite(name: str, value: Tensor) -> None:
+    """Raise ValueError unless every element is finite; for what prepares a state, as it waits."""
+    if count := int((~value.detach().isfinite()).sum()):
+        msg = f"{name} has {count} elements that are not finite; it may have none"
+        raise ValueError(msg)
 
 
 def require_number(name: str, value: object) -> None:

@@ -8,13 +8,13 @@ forward pass imports a backend's kernels. `NVFP4Linear.use_runner` makes it one 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kernels import contract
+from kernels.module_backends import Backend, check_backend, load_backend
 from kernels.nvfp4 import weights
 from kernels.nvfp4.domain import BLOCK, DTYPES
 from kernels.nvfp4.runner_modules import RunnerModule
@@ -30,16 +30,7 @@ Quantize = Callable[..., tuple[Tensor, Tensor]]
 Gemm = Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
-class Backend:
-    """How a backend's two public functions are loaded, and how to get what they need."""
-
-    load: Callable[[], tuple[Quantize, Gemm]]
-    install: str
-
-
 def _load_triton() -> tuple[Quantize, Gemm]:
-    # Import statements, not importlib: torch.compile traces through the former only.
     from kernels.nvfp4.triton_gemm import nvfp4_gemm
     from kernels.nvfp4.triton_quantize import nvfp4_quantize
 
@@ -67,23 +58,6 @@ BACKENDS = {
     "cutedsl": Backend(load=_load_cutedsl, install=_INSTALL_CUTEDSL),
     "cutedsl.block_scaled": Backend(load=_load_block_scaled, install=_INSTALL_CUTEDSL),
 }
-
-
-def _check_backend(name: str) -> str:
-    if name not in BACKENDS:
-        msg = f"backend={name!r} is not known; the known ones are {', '.join(map(repr, BACKENDS))}"
-        raise ValueError(msg)
-    return name
-
-
-def load_backend(name: str) -> tuple[Quantize, Gemm]:
-    """Return a backend's quantizer and GEMM; ImportError says what to install."""
-    backend = BACKENDS[_check_backend(name)]
-    try:
-        return backend.load()
-    except ImportError as error:
-        msg = f"backend={name!r} cannot be loaded ({error}); what it needs: {backend.install}"
-        raise ImportError(msg) from error
 
 
 class NVFP4Linear(RunnerModule):
@@ -131,7 +105,7 @@ class NVFP4Linear(RunnerModule):
             raise TypeError(msg)
         self.in_features = in_features
         self.out_features = out_features
-        self.backend = _check_backend(backend)
+        self.backend = check_backend(backend, BACKENDS)
         for key, shape in sizes.shapes().items():
             kind = FORMATS.get(key, (dtype,))[0]
             fill = torch.ones if kind is torch.float32 else torch.zeros
@@ -176,7 +150,7 @@ class NVFP4Linear(RunnerModule):
             device=linear.weight.device,
             backend=backend,
         )
-        _require_finite("linear.weight", linear.weight)
+        contract.require_finite("linear.weight", linear.weight)
         encode = weights.global_encode_scale(linear.weight.abs().amax())
         codes, scales = weights.quantize(linear.weight, encode)
         state = {
@@ -186,7 +160,7 @@ class NVFP4Linear(RunnerModule):
             "input_global_encode_scale": torch.ones_like(encode),
         }
         if activations is not None:
-            _require_finite("activations", activations)
+            contract.require_finite("activations", activations)
             largest = activations.abs().amax() if activations.numel() else activations.new_zeros(())
             state["input_global_encode_scale"] = weights.global_encode_scale(largest)
         if linear.bias is not None:
@@ -231,7 +205,7 @@ class NVFP4Linear(RunnerModule):
 
     def run(self, x: Tensor) -> Tensor:
         """What `forward` computes, by the ops of the backend, whose arguments are the state."""
-        quantize, gemm = load_backend(self.backend)
+        quantize, gemm = load_backend(self.backend, BACKENDS)
         codes, scales = quantize(
             x.reshape(-1, self.in_features), self.input_global_encode_scale, recipe="vllm"
         )
@@ -313,9 +287,3 @@ def _derive_alpha(layer: NVFP4Linear, _: object) -> None:
     """``1 / (g_a * g_w)``, rounded once to float32."""
     product = layer.input_global_encode_scale.double() * layer.weight_global_encode_scale.double()
     layer.alpha = product.reciprocal().float()
-
-
-def _require_finite(name: str, value: Tensor) -> None:
-    if count := int((~value.detach().isfinite()).sum()):
-        msg = f"{name} has {count} elements that are not finite; it may have none"
-        raise ValueError(msg)

@@ -9,7 +9,6 @@ kernels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +16,10 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from kernels import contract
+from kernels.module_backends import Backend, check_backend, load_backend
 from kernels.nvfp4 import weights
 from kernels.nvfp4.domain import BLOCK, DTYPES, ID_DTYPES, MAX_TOP_K
+from kernels.nvfp4.moe_arguments import check_ids
 from kernels.nvfp4.moe_state import FORMATS, Sizes, check_state
 from kernels.nvfp4.runner_modules import RunnerModule
 from kernels.nvfp4.runners import moe_gemm, register_moe
@@ -33,16 +34,7 @@ Up = Callable[..., tuple[Tensor, Tensor]]
 Down = Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
-class Backend:
-    """How a backend's three public functions are loaded, and how to get what they need."""
-
-    load: Callable[[], tuple[Quantize, Up, Down]]
-    install: str
-
-
 def _load_triton() -> tuple[Quantize, Up, Down]:
-    # Import statements, not importlib: torch.compile traces through the former only.
     from kernels.nvfp4.triton_moe_down import nvfp4_moe_down
     from kernels.nvfp4.triton_moe_up import nvfp4_moe_up
     from kernels.nvfp4.triton_quantize import nvfp4_quantize
@@ -51,23 +43,6 @@ def _load_triton() -> tuple[Quantize, Up, Down]:
 
 
 BACKENDS = {"triton": Backend(load=_load_triton, install="pip install triton")}
-
-
-def _check_backend(name: str) -> str:
-    if name not in BACKENDS:
-        msg = f"backend={name!r} is not known; the known ones are {', '.join(map(repr, BACKENDS))}"
-        raise ValueError(msg)
-    return name
-
-
-def load_backend(name: str) -> tuple[Quantize, Up, Down]:
-    """Return a backend's quantizer and both halves; ImportError says what to install."""
-    backend = BACKENDS[_check_backend(name)]
-    try:
-        return backend.load()
-    except ImportError as error:
-        msg = f"backend={name!r} cannot be loaded ({error}); what it needs: {backend.install}"
-        raise ImportError(msg) from error
 
 
 class NVFP4MoE(RunnerModule):
@@ -114,7 +89,7 @@ class NVFP4MoE(RunnerModule):
         super().__init__()
         wide = in_features if out_features is None else out_features
         self.sizes = Sizes(experts, in_features, intermediate_features, wide)
-        self.backend = _check_backend(backend)
+        self.backend = check_backend(backend, BACKENDS)
         for key, shape in self.sizes.shapes().items():
             fill = torch.ones if FORMATS[key] is torch.float32 else torch.zeros
             self.register_buffer(key, fill(shape, dtype=FORMATS[key], device=device))
@@ -155,6 +130,7 @@ class NVFP4MoE(RunnerModule):
         e, i, k = dense["gate"].shape
         contract.require_shape("up", dense["up"], ("e", "i", "k"), e=e, i=i, k=k)
         contract.require_shape("down", dense["down"], ("e", "h", "i"), e=e, i=i)
+        Sizes(e, k, i, dense["down"].shape[1])  # before anything is quantized
         one = torch.ones(1, device=dense["gate"].device)
         state = {
             "input_global_encode_scale": one,
@@ -205,15 +181,18 @@ class NVFP4MoE(RunnerModule):
         ``topk_ids [..., t]`` are int32 or int64, the experts of each token, at most 8, and
         ``topk_weights [..., t]`` what their results are multiplied by, float32 or converted to it.
         The same expert twice counts twice. An id out of range is refused by ValueError before any
-        launch but the quantizer's: the host reads the ids, and so waits for the device. In the
-        capture of a CUDA graph it cannot, and with ``read_ids=False`` does not: such a token's
-        result is NaN. A module with a runner reads ids wherever it can.
+        launch (where it is compiled, any but the quantizer's): the host reads the ids, and so waits
+        for the device. In the capture of a CUDA graph it cannot, and with ``read_ids=False`` does
+        not: such a token's result is NaN. A module with a runner reads ids wherever it can.
         """
         self._check_input(x, topk_weights, topk_ids)
         runner_id = self.runner_to_call()
         if runner_id is not None:
             return moe_gemm(x, topk_weights.float(), topk_ids, runner_id, self.out_features)
-        return self.run(x, topk_weights, topk_ids, read_ids=read_ids)
+        traced = torch.compiler.is_compiling()
+        if read_ids and not traced:
+            check_ids(topk_ids, self.experts)
+        return self.run(x, topk_weights, topk_ids, read_ids=read_ids and traced)
 
     def run(
         self,
@@ -221,11 +200,14 @@ class NVFP4MoE(RunnerModule):
         topk_weights: Tensor,
         topk_ids: Tensor,
         *,
-        read_ids: bool = True,
+        read_ids: bool = False,
     ) -> Tensor:
-        """What `forward` computes, by the ops of the backend, whose arguments are the state."""
+        """What `forward` computes, by the ops of the backend, whose arguments are the state.
+
+        With ``read_ids`` the first half compares ids with the experts, for who has not done so.
+        """
         x = hidden_states
-        quantize, up, down = load_backend(self.backend)
+        quantize, up, down = load_backend(self.backend, BACKENDS)
         ids = topk_ids.reshape(-1, topk_ids.shape[-1])
         codes, scales = quantize(
             x.reshape(-1, self.sizes.in_features), self.input_global_encode_scale, recipe="vllm"
@@ -380,7 +362,7 @@ def _derive_alphas(module: NVFP4MoE, _: object) -> None:
 def _stacked(name: str, given: Tensor | Sequence[Tensor]) -> Tensor:
     stacked = given if isinstance(given, Tensor) else torch.stack(list(given))
     contract.require_shape(name, stacked, ("e", "rows", "columns"))
-    _require_finite(name, stacked)
+    contract.require_finite(name, stacked)
     return stacked.detach()
 
 
@@ -399,7 +381,7 @@ def _of_octets(join: Callable[..., Tensor], scales: Sequence[Tensor], dim: int) 
 
 def _calibrated(activations: Tensor, gate: Tensor, up: Tensor) -> dict[str, Tensor]:
     """Global scales of the input, and of what each expert makes of all of the sample."""
-    _require_finite("activations", activations)
+    contract.require_finite("activations", activations)
     x = activations.detach().reshape(-1, gate.shape[2]).float().to(gate.device)
     largest = [x.new_zeros(())] if not x.numel() else [x.abs().amax()]
     for one, other in zip(gate, up, strict=True):
@@ -410,9 +392,3 @@ def _calibrated(activations: Tensor, gate: Tensor, up: Tensor) -> dict[str, Tens
         "input_global_encode_scale": first,
         "intermediate_global_encode_scale": torch.cat(others),
     }
-
-
-def _require_finite(name: str, value: Tensor) -> None:
-    if count := int((~value.detach().isfinite()).sum()):
-        msg = f"{name} has {count} elements that are not finite; it may have none"
-        raise ValueError(msg)

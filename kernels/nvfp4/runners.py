@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kernels import contract
 from kernels.nvfp4.domain import DTYPES, K_STEP, MAX_K, MAX_M, MAX_N
+from kernels.nvfp4.moe_arguments import check_ids
 from kernels.nvfp4.runner_registry import Registered, Registry
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class MoERunner(Protocol):
     def run(self, hidden_states: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
         """Map ``[m, in_features]`` and two times ``[m, t]`` to ``[m, out_features]``.
 
-        Ids on a GPU have not been compared with ``experts``: that would wait for the GPU.
+        Ids have been compared with ``experts``, but in the capture of a CUDA graph.
         """
 
 
@@ -168,7 +169,7 @@ def _moe_gemm(
     at, found = REGISTRY.find(runner_id, MOE)
     runner = cast("MoERunner", found)
     _check_fits("hidden_states", hidden_states, at, runner, ("hidden_size", hidden_size))
-    _check_ids(topk_ids, at, runner.experts)
+    check_ids(topk_ids, runner.experts)
     if hidden_states.numel() == 0:
         return hidden_states.new_empty(shape)
     rows = [each.reshape(-1, each.shape[-1]) for each in (hidden_states, topk_weights, topk_ids)]
@@ -210,20 +211,6 @@ def _check_routing(hidden_states: Tensor, topk_weights: Tensor, topk_ids: Tensor
     contract.require_one_device(
         hidden_states=hidden_states, topk_weights=topk_weights, topk_ids=topk_ids
     )
-
-
-def _check_ids(topk_ids: Tensor, at: Registered, experts: int) -> None:
-    """On the CPU, where looking costs nothing; on a GPU the runner has its own way."""
-    if topk_ids.device.type != "cpu" or not topk_ids.numel():
-        return
-    low, high = (int(end) for end in topk_ids.aminmax())
-    if low < 0 or high >= experts:
-        wrong = low if low < 0 else high
-        msg = (
-            f"topk_ids has the expert {wrong}; the runner {at.name!r} has experts "
-            f"0..{experts - 1}: route to these, or register the weights of the others"
-        )
-        raise ValueError(msg)
 
 
 def _owned(run: Callable[[], object]) -> object:

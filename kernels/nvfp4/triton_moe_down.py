@@ -15,7 +15,6 @@ overflows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -37,23 +36,12 @@ from kernels.nvfp4.triton_gemm import (
     _odd,
     _places,
 )
-from kernels.nvfp4.triton_moe_up import _tile_of, route
+from kernels.nvfp4.triton_moe_up import Config, _tile_of, route
 
 _ROWS = tl.constexpr(ROWS)
 _COLUMNS = tl.constexpr(COLUMNS)
 COMBINED_ROWS: Final = 16  # tokens and columns of a program that adds
 COMBINED_COLUMNS: Final = 128
-
-
-@dataclass(frozen=True)
-class Config:
-    """A tiling: slots and columns of a tile, k a step, warps, stages."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    num_warps: int
-    num_stages: int
 
 
 CONFIGS: Final = {

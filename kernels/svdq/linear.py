@@ -8,12 +8,12 @@ checkpoints. Only a forward pass imports a backend's kernels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from kernels.module_backends import Backend, check_backend, load_backend
 from kernels.svdq import decompose
 from kernels.svdq.state import HALF_DTYPES, PACKED_REMEDY, Sizes, check_half, check_state
 
@@ -26,16 +26,7 @@ Quantize = Callable[..., tuple[Tensor, Tensor, Tensor]]
 Gemm = Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
-class Backend:
-    """How a backend's two public functions are loaded, and how to get what they need."""
-
-    load: Callable[[], tuple[Quantize, Gemm]]
-    install: str
-
-
 def _load_triton() -> tuple[Quantize, Gemm]:
-    # Import statements, not importlib: torch.compile traces through the former only.
     from kernels.svdq.triton_gemm import svdq_gemm_w4a4
     from kernels.svdq.triton_quantize import svdq_quantize_w4a4_act_fuse_lora
 
@@ -53,23 +44,6 @@ BACKENDS = {
     "triton": Backend(load=_load_triton, install="pip install triton"),
     "cuda": Backend(load=_load_cuda, install="pip install 'kernel-parity[cuda]'"),
 }
-
-
-def _check_backend(name: str) -> str:
-    if name not in BACKENDS:
-        msg = f"backend={name!r} is not known; the known ones are {', '.join(map(repr, BACKENDS))}"
-        raise ValueError(msg)
-    return name
-
-
-def load_backend(name: str) -> tuple[Quantize, Gemm]:
-    """Return a backend's quantizer and GEMM; ImportError says what to install."""
-    backend = BACKENDS[_check_backend(name)]
-    try:
-        return backend.load()
-    except ImportError as error:
-        msg = f"backend={name!r} cannot be loaded ({error}); what it needs: {backend.install}"
-        raise ImportError(msg) from error
 
 
 class SVDQW4A4Linear(nn.Module):
@@ -121,7 +95,7 @@ class SVDQW4A4Linear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.rank = rank
-        self.backend = _check_backend(backend)
+        self.backend = check_backend(backend, BACKENDS)
         wanted = {"bias": bias, "wcscales": wcscales}
         for key, shape in sizes.shapes().items():
             if not wanted.get(key, True):
@@ -203,7 +177,7 @@ class SVDQW4A4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features], both of the layer's dtype."""
         self.check_input(x)
-        quantize, gemm = load_backend(self.backend)
+        quantize, gemm = load_backend(self.backend, BACKENDS)
         codes, ascales, lora_act = quantize(
             x.reshape(-1, self.in_features), self.lora_down, self.smooth, precision="int4"
         )

@@ -266,7 +266,7 @@ INPUT: dict[str, Refusal] = {
     "an id beyond the last": (
         {"topk_ids": ids(2, 3, 2) + 3},
         ValueError,
-        r"topk_ids has 3 at \[0, 0\]; with e=3 experts",
+        r"topk_ids has 3 at \[0, 0, 0\]; with e=3 experts",
     ),
 }
 
@@ -283,5 +283,5 @@ def test_the_module_refuses(name: str) -> None:
     with device.pretend("sm90"), capture_launches() as launches:
         with pytest.raises(error, match=words):
             module(**(legal | replaced))
-        assert name == "an id beyond the last" or not launches
+        assert not launches
         assert module(**legal).shape == (2, 3, 40)

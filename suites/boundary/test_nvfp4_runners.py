@@ -144,13 +144,13 @@ MOE: dict[str, Refusal] = {
     "an expert beyond the last": (
         {"topk_ids": torch.tensor([[0, 1], [4, 1]])},
         ValueError,
-        r"topk_ids has the expert 4; the runner 'refusing' has experts 0\.\.3",
+        r"topk_ids has 4 at \[1, 0\]; with e=4 experts an id is in 0\.\.3",
         False,
     ),
     "a negative expert": (
         {"topk_ids": torch.tensor([[0, 1], [-1, 1]], dtype=torch.int32)},
         ValueError,
-        "topk_ids has the expert -1",
+        r"topk_ids has -1 at \[1, 0\]",
         False,
     ),
     "an unknown id": ({"runner_id": 7}, UnknownRunner, "runner_id=7 is not registered", False),

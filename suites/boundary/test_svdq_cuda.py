@@ -364,9 +364,10 @@ sys.modules["cuda"] = sys.modules["cuda.core"] = None
 import kernels
 from harness import backends
 from kernels.svdq.cuda_gemm import svdq_gemm_w4a4_cuda
-from kernels.svdq.linear import load_backend
+from kernels.module_backends import load_backend
+from kernels.svdq.linear import BACKENDS
 assert backends.load_error("cuda") is None, "asked for before it was needed"
-load_backend("cuda")
+load_backend("cuda", BACKENDS)
 errors = []
 for _ in range(2):
     try:

@@ -13,7 +13,7 @@ from harness import device
 from harness.emulation import emulate
 from harness.launches import capture_launches
 from kernels.nvfp4 import weights
-from kernels.nvfp4.linear import NVFP4Linear, load_backend
+from kernels.nvfp4.linear import NVFP4Linear
 from kernels.nvfp4.scale_layout import swizzle_scales, unswizzle_scales
 from kernels.nvfp4.state import FORMATS
 from references.nvfp4_format import swizzled
@@ -206,7 +206,7 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         "dtype=torch.float32 must be torch.float16 or torch.bfloat16",
     ),
     "backend": (
-        lambda: load_backend("cuda"),
+        lambda: NVFP4Linear(32, 8, backend="cuda"),
         ValueError,
         "backend='cuda' is not known; .*'triton'",
     ),

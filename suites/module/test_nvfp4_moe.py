@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from harness.emulation import emulate
+from harness.launches import record_launches
 from kernels.nvfp4 import moe_checkpoints, weights
-from kernels.nvfp4.moe import NVFP4MoE, load_backend
+from kernels.nvfp4.moe import NVFP4MoE
 from kernels.nvfp4.moe_state import FORMATS
 from kernels.nvfp4.scale_layout import unswizzle_scales
 from references.nvfp4_recipes import vllm
@@ -245,15 +246,29 @@ def test_dense_weights_that_do_not_fit_are_refused() -> None:
         NVFP4MoE.from_experts(gate, up[..., :64], down)
     with pytest.raises(ValueError, match=r"down has shape \[3, 40, 64\]; .*\[e=4, h, i=64\]"):
         NVFP4MoE.from_experts(gate, up, down[:3])
+    with pytest.raises(ValueError, match="in_features=40 is not a multiple of 32"):
+        NVFP4MoE.from_experts(gate[..., :40], up[..., :40], down)
     gate[1, 2, 3] = torch.nan
     with pytest.raises(ValueError, match="gate has 1 elements that are not finite"):
         NVFP4MoE.from_experts(gate, up, down)
 
 
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("by_id", [False, True])
+def test_an_expert_that_there_is_not_is_refused_before_any_launch(*, by_id: bool) -> None:
+    module = NVFP4MoE.from_experts(*dense())
+    if by_id:
+        module.use_runner("experts")
+    x, (given, ids) = sample(2, 3), routed(2, 3)
+    with record_launches() as launches, pytest.raises(ValueError, match=rf"has {E} at \[.*0\.\."):
+        module(x, given, ids.fill_(E))
+    assert launches == []
+    module(x, given, ids.fill_(E - 1))
+
+
 def test_an_unknown_backend_is_refused() -> None:
-    for make in (lambda: NVFP4MoE(1, 32, 32, backend="cuda"), lambda: load_backend("cuda")):
-        with pytest.raises(ValueError, match="backend='cuda' is not known; the known ones are"):
-            make()
+    with pytest.raises(ValueError, match="backend='cuda' is not known; the known ones are"):
+        NVFP4MoE(1, 32, 32, backend="cuda")
 
 
 # Checkpoints

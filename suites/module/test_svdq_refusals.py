@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kernels.module_backends import Backend
 from kernels.svdq import linear, nunchaku
 from kernels.svdq.linear import SVDQW4A4Linear
 from suites.module.svdq_layers import (
@@ -168,9 +169,7 @@ def test_a_backend_that_is_not_installed_says_how_to_get_it(
         msg = "No module named 'absent'"
         raise ModuleNotFoundError(msg)
 
-    monkeypatch.setitem(
-        linear.BACKENDS, "absent", linear.Backend(load_absent, "pip install absent")
-    )
+    monkeypatch.setitem(linear.BACKENDS, "absent", Backend(load_absent, "pip install absent"))
     layer = SVDQW4A4Linear(128, 64, backend="absent")
     with pytest.raises(ImportError, match=r"'absent'.*pip install absent") as caught:
         layer(torch.zeros(3, 128, dtype=torch.bfloat16))
