@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import modules
+from harness import layers, modules
 from harness.cells import Layer
+from harness.declare import Kernel
 from harness.launches import Launch, report_launch
 from harness.subjects import Sample, Subject
 
@@ -183,3 +185,40 @@ def test_a_faulty_module_fails_its_check(fault: Fault) -> None:
 
 def test_a_sound_module_passes_every_check() -> None:
     assert findings(Scale) == {"dense": "", "state": "", "compiled": "", "gradients": ""}
+
+
+@pytest.mark.parametrize("told", ["cuda", "cuda.split"])
+def test_a_module_is_told_which_variant_is_under_test(
+    monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    asked = list[str]()
+
+    def checks(_: object, *, backend: str, **__: object) -> dict[str, object]:
+        asked.append(backend)
+        return {}
+
+    monkeypatch.setattr(modules, "checks", checks)
+    check: Any = SimpleNamespace(
+        kernel=Kernel(
+            name=f"scale.{told}",
+            op="scale",
+            backend="cuda",
+            arch="sm90",
+            function=scale_rows,
+            torch_op=None,
+            configs=(),
+            accumulates="fp32",
+            layouts=(),
+            instructions={},
+            spills={},
+            emulated=False,
+            deterministic=True,
+            place="",
+        ),
+        subjects=[SimpleNamespace(dtypes=("float32",))],
+        device=CPU,
+        settings=SimpleNamespace(seed=0),
+        each=lambda probes: probes,
+    )
+    layers.is_its_dense_twin_however_it_runs(check)
+    assert asked == [told]
