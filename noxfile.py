@@ -74,7 +74,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the harness costs; prints ratios taken in one run."""
-    install(session, "--editable=.[e2e]", groups=("tests",))
+    install(session, "--editable=.[cuda,cutedsl,e2e]", groups=("tests",))
     session.run("python", "-m", "suites.bench")
 
 

@@ -17,7 +17,7 @@ from harness.emulation import emulate
 from harness.execute import build, execute
 from harness.judge import judge
 from harness.reference import evaluate
-from suites.bench import comparison, gemm
+from suites.bench import comparison, gemm, nvfp4
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +108,7 @@ def main() -> None:
         device = devices.first_device(archs[0])
         comparison.on_cuda(device, comparison.GPU_SIZE, [None])
         gemm.on_cuda(device)
+        nvfp4.on_cuda(device)
 
 
 if __name__ == "__main__":

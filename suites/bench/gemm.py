@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import statistics
-import tempfile
-import time
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -32,13 +28,14 @@ from kernels.svdq.cuda_policy import (
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
 from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import GROUP
+from suites.bench.replayed import copies_of, dense, in_turns
+from suites.bench.start import cold_and_warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from harness.launches import Launch
 
 SIZES: Final = (
     *((m, size, size) for size in (8192, 4096) for m in (1, 16)),
@@ -61,9 +58,6 @@ SVDQ_KERNEL(256, 1) peak(int* out, int rounds) {
 }
 """
 PEAK_ROUNDS: Final = 20_000
-CACHED: Final = 1 << 28  # bytes of weights that no GPU keeps in its L2 cache
-ROUNDS: Final = 10
-BETWEEN: Final = 3  # replays of one before it is the other's turn
 
 
 @dataclass(frozen=True)
@@ -104,23 +98,6 @@ def weights(n: int, k: int, generator: torch.Generator) -> Weights:
     )
 
 
-def in_turns(lists: Sequence[Sequence[Callable[[], object]]], device: torch.device) -> list[float]:
-    """Median seconds of one call of each list, whose calls are replayed from one graph a list.
-
-    Each call of a list has weights of its own, so that none of them lies in the cache: as in a
-    model, where another layer ran before.
-    """
-    graphs = [
-        devices.replay(lambda calls=calls: [call() for call in calls], (), device).graph  # type: ignore[misc]
-        for calls in lists
-    ]
-    times: list[list[float]] = [[] for _ in lists]
-    for _ in range(ROUNDS):
-        for graph, found in zip(graphs, times, strict=True):
-            found.extend(devices.elapsed(graph.replay, device, repeats=BETWEEN))
-    return [statistics.median(found) / len(lists[0]) for found in times]
-
-
 def peak(device: torch.device) -> float:
     """Operations a second of ``mma.sync.m16n8k32.s8``, independent ones from registers."""
     text = replace(source("gemm.cu", "peak"), name="peak.cu", text=PEAK)
@@ -149,22 +126,11 @@ class Layers:
         m, n, k = size
         generator = torch.Generator(device).manual_seed(0)
         x = torch.randn(m, k, generator=generator, device=device).to(torch.bfloat16)
-        copies = -(-CACHED // (n * k // 2))
-        return cls(m, n, k, x, [weights(n, k, generator) for _ in range(copies)])
+        return cls(m, n, k, x, [weights(n, k, generator) for _ in range(copies_of(n * k // 2))])
 
     def whole(self) -> list[Callable[[], object]]:
         """Quantizer and GEMM of every layer."""
         return [partial(layer, self.x) for layer in self.layers]
-
-    def dense(self) -> list[Callable[[], object]]:
-        """Products in bf16 with weights of the same shapes."""
-        generator = torch.Generator(self.x.device).manual_seed(1)
-        size = (self.n, self.k)
-        made = [
-            torch.randn(size, generator=generator, device=self.x.device, dtype=self.x.dtype)
-            for _ in self.layers
-        ]
-        return [partial(torch.matmul, self.x, weight.T) for weight in made]
 
     def quantizers(self, config: str | None) -> list[Callable[[], object]]:
         """The quantizer alone, with each layer's factors."""
@@ -194,7 +160,7 @@ class Layers:
 def measure(made: Layers, device: torch.device, fastest: float) -> None:
     """Print one size's times, their ratio, and what the policy chose."""
     m, n, k = made.m, made.n, made.k
-    ours, theirs = in_turns([made.whole(), made.dense()], device)
+    ours, theirs = in_turns([made.whole(), dense(made.x, n, len(made.layers))], device)
     quantizer, gemm = in_turns([made.quantizers(None), made.gemms(None)], device)
     count, clusters = devices.multiprocessors(device), has_clusters(devices.arch_of(device))
     print(
@@ -236,19 +202,8 @@ def start_up(device: torch.device) -> None:
     with record_launches() as launches:
         layer(torch.ones(16, 4096, dtype=torch.bfloat16, device=device))
     for launch in {launch.name: launch for launch in launches}.values():
-        cold, warm = _start_of(launch, device)
+        cold, warm = cold_and_warm(launch.function, device)
         print(f"  {launch.name}: compiled in {cold:.2f} s, loaded in {1000 * warm:.1f} ms")
-
-
-def _start_of(launch: Launch, device: torch.device) -> tuple[float, float]:
-    function: Function = launch.function
-    with tempfile.TemporaryDirectory() as name:
-        start = time.perf_counter()
-        function.source.compile(devices.arch_of(device), folder=Path(name))
-        compiled = time.perf_counter()
-        fresh = Function(function.source, function.parameters, function.module, Path(name))
-        fresh.load(device)
-        return compiled - start, time.perf_counter() - compiled
 
 
 def on_cuda(device: torch.device, *, sweeps: bool = False) -> None:

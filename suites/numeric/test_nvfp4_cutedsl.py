@@ -14,6 +14,7 @@ import torch
 
 from harness import device
 from harness.launches import capture_launches
+from kernels.nvfp4 import triton_gemm
 from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
 from kernels.nvfp4.cutedsl_policy import CONFIGS
 from kernels.nvfp4.scale_layout import swizzle_scales
@@ -93,3 +94,19 @@ def test_the_code_computes_the_product(config: str, *, ragged: bool) -> None:
     assert torch.equal(actual.isnan(), wanted.isnan())
     assert wanted.isnan().sum() == sum(wanted.shape) - 1  # a row and a column
     assert torch.equal(actual.nan_to_num(), wanted.nan_to_num())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_on_a_gpu_it_gives_the_bits_of_triton(config: str, dtype: torch.dtype) -> None:
+    require_compiler()
+    for m, n, k in ((1, 8, 32), (17, 264, 160), (300, 520, 2080)):
+        given = operands(m, n, k, bias=dtype)
+        there: Any = {name: None if each is None else each.cuda() for name, each in given.items()}
+        ours = nvfp4_gemm_cutedsl(**there, out_dtype=dtype, config=config).cpu()
+        theirs = triton_gemm.nvfp4_gemm(**there, out_dtype=dtype).cpu()
+        wanted = expected(given, dtype)
+        for actual in (ours, theirs):
+            assert torch.equal(actual.isnan(), wanted.isnan())
+            assert torch.equal(actual.nan_to_num(), wanted.nan_to_num())
