@@ -17,7 +17,7 @@ from references.nvfp4_gemm import nvfp4_gemm
 from suites.numeric.ptx import Counts, interpret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -61,7 +61,7 @@ def padded_with_nan(scales: Tensor) -> Tensor:
 def interpreted(
     gemm: Callable[..., Tensor],
     arch: str,
-    given: dict[str, Any],
+    given: Mapping[str, Tensor | None],
     *,
     config: str,
     dtype: torch.dtype,

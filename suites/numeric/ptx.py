@@ -1,10 +1,11 @@
 """PTX interpreted, a block at a time: what a kernel computes and touches, with no GPU.
 
 As much of PTX as the kernels of ``kernels/*/cutedsl`` are compiled to; an instruction that is not
-known here is named; matrix products are in `ptx_mma`. Warps run in an order that a seed draws, each
-as far as it can. What is not there yet cannot be mistaken for data: shared memory begins as 0xFF, and what `cp.async` copies is
-0xFF until the thread has waited for it. An access outside the given buffers is an error, as is one
-that is not aligned, and a product of two fp16 numbers that fp16 does not hold.
+known here is named. Matrix products are in `ptx_mma`, bank conflicts in `ptx_banks`. Warps run in
+an order that a seed draws, each as far as it can. What is not there yet cannot be mistaken for
+data: shared memory begins as 0xFF, and what `cp.async` copies is 0xFF until the thread has waited
+for it. An access outside the given buffers is an error, as is one that is not aligned, and a
+product of two fp16 numbers that fp16 does not hold.
 """
 
 from __future__ import annotations
@@ -268,9 +269,9 @@ class Block:
             halves = [self._read(each, "b32") for each in _vector(operands[1])]
             self._write(operands[0], np.stack(halves, 1).view(np.uint64)[:, 0])
         elif operands[0].startswith("{"):
-            halves = self._read(operands[1], kind).view(np.uint32).reshape(-1, 2).T
-            for register, values in zip(_vector(operands[0]), halves, strict=True):
-                self._write(register, values.copy())
+            both = self._read(operands[1], kind).view(np.uint32).reshape(-1, 2)
+            for column, register in enumerate(_vector(operands[0])):
+                self._write(register, both[:, column].copy())
         else:
             self._write(operands[0], _bits(self._read(operands[1], kind)))
 
@@ -443,26 +444,17 @@ class Block:
 
     def _mma(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         rows = self._warps()
-        a, b, c = (self._fragments(operand, rows) for operand in operands[1:4])
-        kind = words[3:]
-        if kind == _F16:
-            made = ptx_mma.by_rows([ptx_mma.halves(each) for each in a]) @ ptx_mma.by_columns(
-                [ptx_mma.halves(each) for each in b]
-            )
-        elif kind == _E2M1:
-            left = ptx_mma.by_rows([ptx_mma.codes(each) for each in a])
-            right = ptx_mma.by_columns([ptx_mma.codes(each) for each in b])
-            (left_scales,), (right_scales,) = (
-                self._fragments(operands[i], rows) for i in (4, 6)
-            )
-            made = ptx_mma.scaled(
-                left,
-                right,
-                ptx_mma.scales_of_rows(left_scales, operands[5]),
-                ptx_mma.scales_of_columns(right_scales, operands[7]),
+        a, b, c = (self._fragments(each, rows) for each in operands[1:4])
+        if words[3:] == _F16:
+            made = ptx_mma.of_halves(a, b)
+        elif words[3:] == _E2M1:
+            of_rows, of_columns = (self._fragments(each, rows)[0] for each in operands[4::2])
+            of_rows = ptx_mma.scales_of_rows(of_rows, operands[5])
+            made = ptx_mma.of_codes(
+                a, b, of_rows, ptx_mma.scales_of_columns(of_columns, operands[7])
             )
         else:
-            msg = f"a product of {'.'.join(kind)} is not known here; add it"
+            msg = f"a product of {'.'.join(words[3:])} is not known here; add it"
             raise NotImplementedError(msg)
         for i, register in enumerate(_vector(operands[0])):
             place = (slice(None), *ptx_mma.place_of_sum(i))

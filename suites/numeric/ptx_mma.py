@@ -27,13 +27,14 @@ _SIGN: Final = 0x80
 
 def halves(words: Vector) -> Vector:
     """The two fp16 numbers of each word, low one first."""
-    return np.ascontiguousarray(words)[..., None].view(np.float16)
+    found: Vector = np.ascontiguousarray(words)[..., None].view(np.float16)
+    return found
 
 
 def codes(words: Vector) -> Vector:
     """The eight E2M1 numbers of each word, low ones first."""
     nibbles = words[..., None] >> np.arange(0, 32, 4, dtype=np.uint32) & np.uint32(15)
-    return np.where(nibbles > 7, -1.0, 1.0) * _E2M1[nibbles & 7]
+    return np.asarray(np.where(nibbles > 7, -1.0, 1.0) * _E2M1[nibbles & 7])
 
 
 def by_rows(registers: Sequence[Vector]) -> Vector:
@@ -99,3 +100,15 @@ def scaled(a: Vector, b: Vector, rows: Vector, columns: Vector) -> Vector:
     left = a * rows.repeat(16, axis=2)
     right = b * columns.repeat(16, axis=2).swapaxes(1, 2)
     return np.asarray(left @ right)
+
+
+def of_halves(a: Sequence[Vector], b: Sequence[Vector]) -> Vector:
+    """The product of fp16 operands in registers."""
+    left, right = ([halves(each) for each in registers] for registers in (a, b))
+    return np.asarray(by_rows(left) @ by_columns(right))
+
+
+def of_codes(a: Sequence[Vector], b: Sequence[Vector], rows: Vector, columns: Vector) -> Vector:
+    """The product of E2M1 operands in registers, scaled."""
+    left, right = ([codes(each) for each in registers] for registers in (a, b))
+    return scaled(by_rows(left), by_columns(right), rows, columns)
