@@ -69,7 +69,7 @@ def choose_config(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
         return "m16n32", f"m={m} fits one tile row; narrow tiles share out n={n}"
     if m <= 32:
         return "m32n64", f"m={m} fits one tile row of 32"
-    if (tiles := CONFIGS["m128n128"].tiles(m, n)) >= multiprocessors:
+    if m > 64 and (tiles := CONFIGS["m128n128"].tiles(m, n)) >= multiprocessors:
         return "m128n128", f"m={m}, n={n} make {tiles} tiles of 128x128, one a multiprocessor"
     if (wide := CONFIGS["m64n128"].tiles(m, n)) >= multiprocessors:
         return "m64n128", f"m={m}, n={n} make {wide} tiles of 64x128, one a multiprocessor"
