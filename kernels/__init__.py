@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kernels.norm.triton import rms_norm
     from kernels.nvfp4.cutedsl_block_scaled import nvfp4_gemm_block_scaled_cutedsl
     from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
+    from kernels.nvfp4.cutedsl_warp_scaled import nvfp4_gemm_warp_scaled_cutedsl
     from kernels.nvfp4.triton_gemm import nvfp4_gemm
     from kernels.nvfp4.triton_moe_down import nvfp4_moe_down
     from kernels.nvfp4.triton_moe_up import nvfp4_moe_up
@@ -33,6 +34,7 @@ _HOMES: Final = {
     "nvfp4_gemm": ("triton", "kernels.nvfp4.triton_gemm"),
     "nvfp4_gemm_block_scaled_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_block_scaled"),
     "nvfp4_gemm_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_gemm"),
+    "nvfp4_gemm_warp_scaled_cutedsl": ("cutedsl", "kernels.nvfp4.cutedsl_warp_scaled"),
     "nvfp4_moe_down": ("triton", "kernels.nvfp4.triton_moe_down"),
     "nvfp4_moe_up": ("triton", "kernels.nvfp4.triton_moe_up"),
     "nvfp4_quantize": ("triton", "kernels.nvfp4.triton_quantize"),
@@ -53,6 +55,7 @@ __all__ = [
     "nvfp4_gemm",
     "nvfp4_gemm_block_scaled_cutedsl",
     "nvfp4_gemm_cutedsl",
+    "nvfp4_gemm_warp_scaled_cutedsl",
     "nvfp4_moe_down",
     "nvfp4_moe_up",
     "nvfp4_quantize",

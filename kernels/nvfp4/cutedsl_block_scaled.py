@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -26,6 +25,7 @@ from kernels.nvfp4.block_scaled_policy import (
     Tile,
     choose_config,
 )
+from kernels.nvfp4.cutedsl_launch import FOLDER, contiguous
 from kernels.nvfp4.gemm_arguments import check_gemm
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from harness.kernel_arguments import Kind
     from harness.native import Function
 
-FILE: Final = Path(__file__).parent / "cutedsl" / "gemm_block_scaled.py"
+FILE: Final = FOLDER / "gemm_block_scaled.py"
 UNIT: Final = 16  # bytes: what TMA reads, and vectors of the bias, begin at multiples
 _PARAMETERS: Final[Mapping[str, Kind]] = {
     "codes": "uint8",
@@ -66,13 +66,6 @@ def _gemm(tile: Tile, bias: str, out: str) -> Function:
     return function_of(source, __name__)
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    """The tensor itself if it is contiguous and begins where TMA and vectors can, else a copy."""
-    if tensor.is_contiguous() and tensor.data_ptr() % UNIT == 0:
-        return tensor
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
 def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -95,10 +88,10 @@ def _nvfp4_gemm_block_scaled_cutedsl(
     if m == 0:
         return y
     tile = CONFIGS[config or choose_config(m, n, device.multiprocessors(codes.device))[0]]
-    bias = None if bias is None else _dense(bias)
+    bias = None if bias is None else contiguous(bias, UNIT)
     _gemm(tile, "" if bias is None else _word(bias.dtype), _word(out_dtype)).launch(
-        *(_dense(codes), _dense(wcodes)),
-        *(_dense(each.view(torch.uint8)) for each in (ascales, wscales)),
+        *(contiguous(codes, UNIT), contiguous(wcodes, UNIT)),
+        *(contiguous(each.view(torch.uint8), UNIT) for each in (ascales, wscales)),
         *(alpha, bias, y, m, n, k),
         grid=tile.grid(m, n),
         block=THREADS,

@@ -8,17 +8,15 @@ nothing that imports all modules imports the DSL.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
 from harness import device, kernel
-from harness.cutedsl import Source, function_of
 from kernels import contract
+from kernels.nvfp4.cutedsl_launch import gemm_of, launch
 from kernels.nvfp4.cutedsl_policy import (
     ARCH,
     CONFIGS,
@@ -30,57 +28,14 @@ from kernels.nvfp4.cutedsl_policy import (
 from kernels.nvfp4.gemm_arguments import check_gemm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from harness.kernel_arguments import Kind
     from harness.native import Function
 
-FOLDER: Final = Path(__file__).parent / "cutedsl"
-UNIT: Final = 16  # bytes of codes that are copied at once
-WORD: Final = 4  # bytes of scales that are
-_PARAMETERS: Final[Mapping[str, Kind]] = {
-    "codes": "uint8",
-    "wcodes": "uint8",
-    "ascales": "uint8",
-    "wscales": "uint8",
-    "alpha": "float32",
-    "bias": "tensor?",
-    "y": "tensor",
-    "m": ctypes.c_int32,
-    "n": ctypes.c_int32,
-    "octets": ctypes.c_int32,
-    "wide": ctypes.c_int32,
-    "codes_row": ctypes.c_int64,
-    "wcodes_row": ctypes.c_int64,
-    "bias_column": ctypes.c_int32,
-    "has_bias": ctypes.c_int32,
-    "bias_bf16": ctypes.c_int32,
-    "y_bf16": ctypes.c_int32,
-}
+WORD: Final = 4  # bytes of scales that are copied at once
 
 
 @cache
 def _gemm(tile: Tile) -> Function:
-    file = FOLDER / "gemm_dequantized.py"
-    source = Source(
-        name=file.name,
-        text=file.read_text("utf-8"),
-        kernel="nvfp4_gemm",
-        parameters=_PARAMETERS,
-        constants=tile.constants(),
-    )
-    return function_of(source, __name__)
-
-
-def _copied_from(tensor: Tensor, alignment: int) -> Tensor:
-    """The tensor itself if its rows can be copied ``alignment`` bytes at once, else a copy.
-
-    Every backend takes the same calls; codes that a quantizer has made need no copy.
-    """
-    dense = tensor.stride(1) == 1 and tensor.stride(0) % alignment == 0
-    if dense and tensor.data_ptr() % alignment == 0:
-        return tensor
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return gemm_of("gemm_dequantized.py", tile, __name__)
 
 
 @torch.library.custom_op("kernel_parity::nvfp4_gemm_cutedsl", mutates_args=())
@@ -114,19 +69,9 @@ def _dequantized(
     bias: Tensor | None,
     y: Tensor,
 ) -> None:
-    tile, (m, n), octets = CONFIGS[config], y.shape, codes.shape[1]
-    codes, wcodes = _copied_from(codes, UNIT), _copied_from(wcodes, UNIT)
-    scales = (_copied_from(each.view(torch.uint8), WORD) for each in (ascales, wscales))
-    _gemm(tile).launch(
-        *(codes, wcodes, *scales, alpha, bias, y, m, n, octets, ascales.shape[1]),
-        *(codes.stride(0), wcodes.stride(0), 0 if bias is None else bias.stride(0)),
-        int(bias is not None),
-        int(bias is not None and bias.dtype is torch.bfloat16),
-        int(y.dtype is torch.bfloat16),
-        grid=tile.tiles(m, n),
-        block=tile.threads,
-        shared_bytes=tile.shared_bytes,
-    )
+    tile = CONFIGS[config]
+    operands = (codes, wcodes, ascales, wscales, alpha, bias, y)
+    launch(_gemm(tile), tile, *operands, scale_alignment=WORD)
 
 
 # What a path of the policy launches.

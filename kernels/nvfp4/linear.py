@@ -51,12 +51,20 @@ def _load_block_scaled() -> tuple[Quantize, Gemm]:
     return nvfp4_quantize, nvfp4_gemm_block_scaled_cutedsl
 
 
+def _load_warp_scaled() -> tuple[Quantize, Gemm]:
+    from kernels.nvfp4.cutedsl_warp_scaled import nvfp4_gemm_warp_scaled_cutedsl
+    from kernels.nvfp4.triton_quantize import nvfp4_quantize
+
+    return nvfp4_quantize, nvfp4_gemm_warp_scaled_cutedsl
+
+
 _INSTALL_CUTEDSL = "pip install triton 'kernel-parity[cutedsl]'"
 # The quantizer is Triton's in all of them.
 BACKENDS = {
     "triton": Backend(load=_load_triton, install="pip install triton"),
     "cutedsl": Backend(load=_load_cutedsl, install=_INSTALL_CUTEDSL),
     "cutedsl.block_scaled": Backend(load=_load_block_scaled, install=_INSTALL_CUTEDSL),
+    "cutedsl.warp_scaled": Backend(load=_load_warp_scaled, install=_INSTALL_CUTEDSL),
 }
 
 

@@ -10,7 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness import device
 from harness.launches import capture_launches
+from kernels.nvfp4.cutedsl_block_scaled import nvfp4_gemm_block_scaled_cutedsl
 from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
+from kernels.nvfp4.cutedsl_warp_scaled import nvfp4_gemm_warp_scaled_cutedsl
 from kernels.nvfp4.domain import MAX_M
 from kernels.nvfp4.scale_layout import padded_shape, swizzle_scales
 from kernels.nvfp4.triton_gemm import nvfp4_gemm
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
-GEMMS = (nvfp4_gemm, nvfp4_gemm_cutedsl)
+# Every GEMM, on an arch that it is for.
+GEMMS: dict[Callable[..., Tensor], str] = {
+    nvfp4_gemm: "sm90",
+    nvfp4_gemm_cutedsl: "sm90",
+    nvfp4_gemm_block_scaled_cutedsl: "sm100",
+    nvfp4_gemm_warp_scaled_cutedsl: "sm120",
+}
 
 
 def octets(*shape: int) -> Tensor:
@@ -164,7 +172,7 @@ GEMM: dict[str, Refusal] = {
     "an unknown tiling": (
         {"config": "m1n1"},
         ValueError,
-        "config='m1n1' is unknown; use None or one of m16n32",
+        r"config='m1n1' is unknown; use None or one of m\d+n\d+, ",
     ),
     "an operand without data": (
         {"bias": torch.zeros(16, dtype=torch.bfloat16, device="meta")},
@@ -215,9 +223,11 @@ QUANTIZE: dict[str, Refusal] = {
 }
 
 
-def check(call: Callable[..., object], legal: dict[str, Any], refusal: Refusal) -> None:
+def check(
+    call: Callable[..., object], legal: dict[str, Any], refusal: Refusal, arch: str = "sm90"
+) -> None:
     replaced, error, words = refusal
-    with device.pretend("sm90"), capture_launches() as launches:
+    with device.pretend(arch), capture_launches() as launches:
         with pytest.raises(error, match=words):
             call(**(legal | replaced))
         assert not launches
@@ -227,8 +237,8 @@ def check(call: Callable[..., object], legal: dict[str, Any], refusal: Refusal) 
 
 @pytest.mark.parametrize("gemm", GEMMS)
 @pytest.mark.parametrize("name", GEMM)
-def test_the_gemm_refuses(name: str, gemm: Callable[..., object]) -> None:
-    check(gemm, operands(), GEMM[name])
+def test_the_gemm_refuses(name: str, gemm: Callable[..., Tensor]) -> None:
+    check(gemm, operands(), GEMM[name], GEMMS[gemm])
 
 
 @pytest.mark.parametrize("name", QUANTIZE)
@@ -263,7 +273,7 @@ def test_scales_that_need_no_padding_are_taken_as_laid_out() -> None:
 @pytest.mark.parametrize("gemm", GEMMS)
 @pytest.mark.parametrize("m", [0, 1, 127, 129])
 def test_any_number_of_rows_is_taken(m: int, gemm: Callable[..., Tensor]) -> None:
-    with device.pretend("sm90"), capture_launches() as launches:
+    with device.pretend(GEMMS[gemm]), capture_launches() as launches:
         codes, made = nvfp4_quantize(**activations(m))
         y = gemm(**operands(m), out_dtype=torch.float16)
     assert (codes.shape, made.shape) == ((m, 48), padded_shape(m, 6))

@@ -37,7 +37,7 @@ KERNELS = (
 FEW = {("nvfp4_moe_down.triton", "semantic")}
 # Their device code is C++ (suites/meta/test_cuda_mutants.py) or the CuTe DSL's.
 ON_A_GPU = (
-    *("nvfp4_gemm.cutedsl", "nvfp4_gemm.cutedsl.block_scaled"),
+    *("nvfp4_gemm.cutedsl", "nvfp4_gemm.cutedsl.block_scaled", "nvfp4_gemm.cutedsl.warp_scaled"),
     *("svdq_gemm_w4a4.cuda", "svdq_quantize_w4a4_act_fuse_lora.cuda"),
     *("svdq_gemm_w4a4_activated.cuda", "svdq_gemm_w4a4_requantized.cuda"),
 )

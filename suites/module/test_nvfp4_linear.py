@@ -279,6 +279,7 @@ def test_what_is_no_layer_is_refused(name: str) -> None:
         ("triton", "sm90", "triton_gemm"),
         ("cutedsl", "sm90", "cutedsl_gemm"),
         ("cutedsl.block_scaled", "sm100", "cutedsl_block_scaled"),
+        ("cutedsl.warp_scaled", "sm120", "cutedsl_warp_scaled"),
     ],
 )
 def test_a_backend_runs_its_own_gemm(backend: str, arch: str, module: str) -> None:

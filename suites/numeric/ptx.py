@@ -1,10 +1,11 @@
 """PTX interpreted, a block at a time: what a kernel computes and touches, with no GPU.
 
 As much of PTX as the kernels of ``kernels/*/cutedsl`` are compiled to; an instruction that is not
-known here is named. Warps run in an order that a seed draws, each as far as it can. What is not
-there yet cannot be mistaken for data: shared memory begins as 0xFF, and what `cp.async` copies is
-0xFF until the thread has waited for it. An access outside the given buffers is an error, as is one
-that is not aligned, and a product of two fp16 numbers that fp16 does not hold.
+known here is named. Matrix products are in `ptx_mma`, bank conflicts in `ptx_banks`. Warps run in
+an order that a seed draws, each as far as it can. What is not there yet cannot be mistaken for
+data: shared memory begins as 0xFF, and what `cp.async` copies is 0xFF until the thread has waited
+for it. An access outside the given buffers is an error, as is one that is not aligned, and a
+product of two fp16 numbers that fp16 does not hold.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from suites.numeric import ptx_mma
+from suites.numeric.ptx_banks import conflicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +48,12 @@ _INTEGERS: Final = {
     "shr": np.right_shift,
 }
 _FLOATS: Final = {"add": np.add, "mul": np.multiply}
+# What a product is of: after the opcode and `sync.aligned`.
+_F16: Final = ("m16n8k16", "row", "col", "f32", "f16", "f16", "f32")
+_E2M1: Final = (
+    *("m16n8k64", "row", "col", "kind::mxf4nvf4", "block_scale", "scale_vec::4X"),
+    *("f32", "e2m1", "e2m1", "f32", "ue4m3"),
+)
 _COMPARISONS: Final = {
     "eq": np.equal,
     "ne": np.not_equal,
@@ -108,7 +118,7 @@ def parse(ptx: str) -> Program:
     assert bound is not None, "a kernel of the DSL has a block"
     code: list[Instruction] = []
     labels: dict[str, int] = {}
-    for label, statement in re.findall(r"(\$\w+):|([^;:]+);", body):
+    for label, statement in re.findall(r"(\$\w+):|((?:[^;:]|::)+);", body):
         if label:
             labels[label] = len(code)
             continue
@@ -131,6 +141,7 @@ class Block:
     shared_bytes: int
     seed: int = 0
     products: int = 0
+    conflicts: int = 0
     _registers: dict[str, Vector] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -254,12 +265,20 @@ class Block:
 
     def _mov(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         kind = "b32" if words[-1] == "f32" else words[-1]
-        self._write(operands[0], _bits(self._read(operands[1], kind)))
+        if operands[1].startswith("{"):
+            halves = [self._read(each, "b32") for each in _vector(operands[1])]
+            self._write(operands[0], np.stack(halves, 1).view(np.uint64)[:, 0])
+        elif operands[0].startswith("{"):
+            both = self._read(operands[1], kind).view(np.uint32).reshape(-1, 2)
+            for column, register in enumerate(_vector(operands[0])):
+                self._write(register, both[:, column].copy())
+        else:
+            self._write(operands[0], _bits(self._read(operands[1], kind)))
 
     def _mul(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         kind = words[-1]
         if kind == "f16x2":
-            x, y = (_halves(self._read(each, "b32")) for each in operands[1:])
+            x, y = (ptx_mma.halves(self._read(each, "b32")) for each in operands[1:])
             exact = x.astype(np.float64) * y.astype(np.float64)
             product = exact.astype(np.float16)
             whole = (product == exact) | ~np.isfinite(exact)
@@ -357,9 +376,11 @@ class Block:
         self.memory.octets[places] = self._read(operands[1], words[-1])[:, None].view(np.uint8)
 
     def _ld_shared(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        registers = operands[0].strip("{} ").replace(" ", "").split(",")
+        registers = _vector(operands[0])
         bits = words[-1][1:]
-        places = self._shared_places(operands[1], int(bits) // 8 * len(registers))
+        size = int(bits) // 8 * len(registers)
+        places = self._shared_places(operands[1], size)
+        self.conflicts += conflicts(places[:, 0], size)
         found: Vector = self._shared[places].view(_BITS[bits])
         for column, register in enumerate(registers):
             values = found[:, column]
@@ -411,33 +432,51 @@ class Block:
             if len(waiting) == count:
                 self._barrier[waiting] = -1
 
-    def _mma(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        assert words[3:] == ("m16n8k16", "row", "col", "f32", "f16", "f16", "f32"), words
+    def _ldmatrix(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        """Each eight threads give a matrix's rows; thread 4 r + c gets word c of row r of each."""
+        assert words[1:] == ("sync", "aligned", "m8n8", "x4", "shared", "b16"), words
         rows = self._warps()
-        named = [operand.strip("{} ").replace(" ", "").split(",") for operand in operands]
-        group, quad = np.arange(WARP) // 4, np.arange(WARP) % 4
-        a, b, c = (np.zeros((len(rows), *shape)) for shape in ((16, 16), (16, 8), (16, 8)))
-        for i, register in enumerate(named[1]):
-            pairs = _halves(self._registers[register][rows])
-            for k in range(2):
-                a[:, group + i % 2 * 8, 2 * quad + k + i // 2 * 8] = pairs[..., k]
-        for i, register in enumerate(named[2]):
-            pairs = _halves(self._registers[register][rows])
-            for k in range(2):
-                b[:, 2 * quad + k + i * 8, group] = pairs[..., k]
-        for i, register in enumerate(named[3]):
-            held = self._registers[register][rows] if register.startswith("%") else None
-            value = np.array(0 if held is None else held.view(np.float32))
-            c[:, group + i // 2 * 8, 2 * quad + i % 2] = value
-        sums = (c + a @ b).astype(np.float32)
-        for i, register in enumerate(named[0]):
-            column = sums[:, group + i // 2 * 8, 2 * quad + i % 2]
-            self._write(register, column.reshape(-1).view(np.uint32))
+        places = self._shared_places(operands[1], 16)
+        self.conflicts += conflicts(places[:, 0], 16)
+        matrices = self._shared[places].view(np.uint32).reshape(len(rows), 4, WARP)
+        for i, register in enumerate(_vector(operands[0])):
+            self._write(register, matrices[:, i].reshape(-1))
+
+    def _mma(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        rows = self._warps()
+        a, b, c = (self._fragments(each, rows) for each in operands[1:4])
+        if words[3:] == _F16:
+            made = ptx_mma.of_halves(a, b)
+        elif words[3:] == _E2M1:
+            of_rows, of_columns = (self._fragments(each, rows)[0] for each in operands[4::2])
+            of_rows = ptx_mma.scales_of_rows(of_rows, operands[5])
+            made = ptx_mma.of_codes(
+                a, b, of_rows, ptx_mma.scales_of_columns(of_columns, operands[7])
+            )
+        else:
+            msg = f"a product of {'.'.join(words[3:])} is not known here; add it"
+            raise NotImplementedError(msg)
+        for i, register in enumerate(_vector(operands[0])):
+            place = (slice(None), *ptx_mma.place_of_sum(i))
+            sums = (c[i].view(np.float32) + made[place]).astype(np.float32)
+            self._write(register, sums.reshape(-1).view(np.uint32))
         self.products += len(rows)
 
+    def _fragments(self, operand: str, rows: Vector) -> list[Vector]:
+        """The words ``[warps, 32]`` of each register of an operand."""
+        return [self._read(each, "b32").reshape(rows.shape) for each in _vector(operand)]
 
-def interpret(launch: Launch, ptx: str, *, written: str, seed: int = 0) -> int:
-    """Run all blocks of a captured launch on its tensors; the products of 16 by 8 by 16 they made.
+
+@dataclass(frozen=True)
+class Counts:
+    """What the blocks of a launch did: products of warps, and waits for banks."""
+
+    products: int
+    conflicts: int
+
+
+def interpret(launch: Launch, ptx: str, *, written: str, seed: int = 0) -> Counts:
+    """Run all blocks of a captured launch on its tensors, and count.
 
     ``written`` names the one argument that may be written, a contiguous tensor.
     """
@@ -448,17 +487,17 @@ def interpret(launch: Launch, ptx: str, *, written: str, seed: int = 0) -> int:
             arguments.append(memory.place(_octets(value), writable=name == written))
         else:
             arguments.append(_number(value))
-    products = 0
+    blocks = []
     for index in range(launch.grid[0]):
         shared = launch.options["shared_bytes"]
         block = Block(program, memory, tuple(arguments), index, shared, seed=seed + index)
         block.run()
-        products += block.products
+        blocks.append(block)
     result = launch.arguments[written]
     place = arguments[list(launch.arguments).index(written)]
     made = memory.at(place, np.uint8, result.numel() * result.element_size())
     result.view(torch.uint8).view(-1).copy_(torch.from_numpy(made))
-    return products
+    return Counts(sum(each.products for each in blocks), sum(each.conflicts for each in blocks))
 
 
 def _octets(tensor: Tensor) -> Vector:
@@ -478,6 +517,6 @@ def _bits(values: Vector) -> Vector:
     return values if values.dtype == np.bool_ else values.view(f"u{values.dtype.itemsize}")
 
 
-def _halves(words: Vector) -> Vector:
-    """The two fp16 numbers of each word, low one first."""
-    return np.ascontiguousarray(words)[..., None].view(np.float16)
+def _vector(operand: str) -> list[str]:
+    """The registers of ``{a, b}``, or the one that stands alone."""
+    return operand.strip("{} ").replace(" ", "").split(",")
