@@ -20,7 +20,6 @@ from kernels.nvfp4.cutedsl_launch import gemm_of, launch
 from kernels.nvfp4.cutedsl_policy import (
     ARCH,
     CONFIGS,
-    DEQUANTIZED,
     Tile,
     choose_config,
     choose_path,
@@ -55,27 +54,10 @@ def _nvfp4_gemm_cutedsl(
     y = torch.empty((m, n), dtype=out_dtype, device=codes.device)
     if m > 0:
         name = config or choose_config(m, n, device.multiprocessors(codes.device))[0]
-        _LAUNCHES[path](name, codes, wcodes, ascales, wscales, alpha, bias, y)
+        tile = CONFIGS[name].on(path)
+        operands = (codes, wcodes, ascales, wscales, alpha, bias, y)
+        launch(_gemm(tile), tile, *operands, scale_alignment=WORD)
     return y
-
-
-def _dequantized(
-    config: str,
-    codes: Tensor,
-    wcodes: Tensor,
-    ascales: Tensor,
-    wscales: Tensor,
-    alpha: Tensor,
-    bias: Tensor | None,
-    y: Tensor,
-) -> None:
-    tile = CONFIGS[config]
-    operands = (codes, wcodes, ascales, wscales, alpha, bias, y)
-    launch(_gemm(tile), tile, *operands, scale_alignment=WORD)
-
-
-# What a path of the policy launches.
-_LAUNCHES: Final = {DEQUANTIZED: _dequantized}
 
 
 @_nvfp4_gemm_cutedsl.register_fake

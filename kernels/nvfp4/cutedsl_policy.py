@@ -5,16 +5,21 @@ Pure: of the arch, the sizes and the multiprocessors. A kernel of another arch i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from harness import arch as arches
 
 SPAN: Final = 64  # bytes of codes of a row, and
 SCALES: Final = 8  # of their scales, which a step has once or twice
-DEQUANTIZED: Final = "dequantized"
-# The claim of each path, in the order in which they are asked.
-PATHS: Final = {DEQUANTIZED: "sm8x,sm90"}
+SHIFTED: Final = "shifted"
+CONVERTED: Final = "converted"
+# The claim of each path.
+PATHS: Final = {SHIFTED: "sm80,sm86", CONVERTED: "sm89,sm90"}
+_REASONS: Final = {
+    SHIFTED: "has no conversion from E4M3: bits of codes and scales are shifted to fp16's places",
+    CONVERTED: "converts E4M3 to fp16, which codes and scales are or become by few shifts",
+}
 ARCH: Final = ",".join(PATHS.values())
 
 
@@ -34,6 +39,11 @@ class Tile:
     spans: int
     stages: int
     band: int
+    converts: bool = False
+
+    def on(self, path: str) -> Tile:
+        """This tiling on a path of ``PATHS``."""
+        return replace(self, converts=path == CONVERTED)
 
     @property
     def threads(self) -> int:
@@ -58,6 +68,7 @@ class Tile:
             "SPANS": self.spans,
             "STAGES": self.stages,
             "BAND": self.band,
+            "CONVERTS": int(self.converts),
         }
 
     def tiles(self, m: int, n: int) -> int:
@@ -68,8 +79,8 @@ class Tile:
 # A warp has 64 by 64 of the output where it can: what it dequantizes then serves most products.
 # All fit into the 99 KiB of sm86 and sm89.
 CONFIGS: Final = {
-    "m16n32": Tile(16, 32, warps_m=1, warps_n=1, slices=4, spans=2, stages=3, band=1),
-    "m16n64": Tile(16, 64, warps_m=1, warps_n=1, slices=4, spans=1, stages=4, band=1),
+    "m16n32": Tile(16, 32, warps_m=1, warps_n=1, slices=8, spans=1, stages=2, band=1),
+    "m16n64": Tile(16, 64, warps_m=1, warps_n=1, slices=8, spans=1, stages=2, band=1),
     "m32n64": Tile(32, 64, warps_m=1, warps_n=1, slices=4, spans=1, stages=3, band=1),
     "m64n64": Tile(64, 64, warps_m=1, warps_n=1, slices=4, spans=1, stages=2, band=8),
     "m64n128": Tile(64, 128, warps_m=1, warps_n=2, slices=2, spans=1, stages=3, band=8),
@@ -78,10 +89,10 @@ CONFIGS: Final = {
 
 
 def choose_path(arch: str) -> tuple[str, str]:
-    """The kernel for ``arch``, one that ``ARCH`` claims, and why."""
+    """How a kernel for ``arch``, one that ``ARCH`` claims, dequantizes, and why."""
     for path, claim in PATHS.items():
         if arches.admits(claim, arch):
-            return path, f"{arch} multiplies fp16 and not NVFP4: tiles are dequantized"
+            return path, f"{arch} {_REASONS[path]}"
     msg = f"arch={arch!r} is not supported; paths are for {ARCH}; use another backend"
     raise arches.UnsupportedArch(msg)
 

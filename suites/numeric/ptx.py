@@ -269,7 +269,8 @@ class Block:
             halves = [self._read(each, "b32") for each in _vector(operands[1])]
             self._write(operands[0], np.stack(halves, 1).view(np.uint64)[:, 0])
         elif operands[0].startswith("{"):
-            both = self._read(operands[1], kind).view(np.uint32).reshape(-1, 2)
+            half = {"b32": np.uint16, "b64": np.uint32}[kind]
+            both = self._read(operands[1], kind).view(half).reshape(-1, 2)
             for column, register in enumerate(_vector(operands[0])):
                 self._write(register, both[:, column].copy())
         else:
@@ -327,7 +328,11 @@ class Block:
 
     def _cvt(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         to, origin = words[-2:]
-        if to in {"f16x2", "bf16x2"}:
+        if origin == "e4m3x2":
+            octets = torch.from_numpy(self._read(operands[1], "b16").view(np.uint8))
+            numbers = octets.view(torch.float8_e4m3fn).to(torch.float16)
+            self._write(operands[0], numbers.view(torch.uint32).numpy())
+        elif to in {"f16x2", "bf16x2"}:
             dtype = torch.float16 if to == "f16x2" else torch.bfloat16
             high, low = (
                 torch.from_numpy(self._read(each, "b32").view(np.float32)).to(dtype)

@@ -19,12 +19,14 @@ from suites.numeric.interpreted_gemm import expected, interpreted, operands, req
 
 
 # Several tiles are walked alike whatever their size: one with a slice, and two with several.
+# What follows from a path are the numbers alone: each is seen in full, and in parts of tiles.
 @pytest.mark.parametrize(
-    ("config", "ragged"),
-    [(config, False) for config in CONFIGS]
-    + [(config, True) for config in ("m16n32", "m64n128", "m128n128")],
+    ("config", "arch", "ragged"),
+    [(config, "sm90", False) for config in CONFIGS]
+    + [("m16n32", "sm80", False), ("m64n64", "sm90", True)]
+    + [(config, "sm80", True) for config in ("m16n32", "m64n128", "m128n128")],
 )
-def test_the_code_computes_the_product(config: str, *, ragged: bool) -> None:
+def test_the_code_computes_the_product(config: str, arch: str, *, ragged: bool) -> None:
     require_compiler()
     tile = CONFIGS[config]
     if ragged:  # several tiles, a part of a step
@@ -35,7 +37,7 @@ def test_the_code_computes_the_product(config: str, *, ragged: bool) -> None:
         k = 128 * tile.spans * tile.slices * (tile.stages + 1) + 32
         given = operands(tile.rows - 3, tile.columns, k, bias=dtype)
     actual, counts = interpreted(
-        nvfp4_gemm_cutedsl, "sm80", given, config=config, dtype=dtype, seed=7
+        nvfp4_gemm_cutedsl, arch, given, config=config, dtype=dtype, seed=7
     )
     assert counts.products > 0
     assert counts.conflicts == 0

@@ -1,7 +1,8 @@
 """NVFP4's GEMM in the CuTe DSL: operands dequantized to fp16 in registers, exactly, and multiplied.
 
-It runs wherever tensor cores multiply fp16 (sm80 on), and needs no conversion that an arch may
-lack. `kernels.nvfp4.cutedsl_policy` has its tilings and computes its launch.
+It runs wherever tensor cores multiply fp16 (sm80 on). Where an arch converts E4M3 to fp16 it does
+so; elsewhere bits are shifted to their places, which takes a third more instructions in all.
+`kernels.nvfp4.cutedsl_policy` has its tilings and computes its launch.
 
 Tiling: a block owns one output tile of ``rows`` by ``columns``. Its warps form ``slices`` groups of
 ``warps_m`` by ``warps_n``; the groups share out the steps along k in turn, each with ``stages``
@@ -23,14 +24,18 @@ the 16 codes of the scale block t, 8 bytes that lie together, for rows and colum
 of these are shifted and masked into eight pairs of fp16 numbers, which are the thread's part of
 four products of 16 along k.
 
-Exactness: the bits of an E2M1 code, shifted into those of an fp16 number, are 2^-14 of its value,
-subnormal ones included, and those of an E4M3 scale 2^-8 of its. Scales are multiplied by 2^14; the
-product of the two is then 2^-8 of the dequantized number: at most 6 bits, a multiple of 2^-18 and
-at most 10.5, so that fp16 holds each one.
+Exactness, by conversion: the bits of an E2M1 code, shifted into those of an E4M3 number, are 2^-6
+of its value, subnormal ones included, and a scale is an E4M3 number. The product of the two, in
+fp16, is 2^-6 of the dequantized number: at most 6 bits, a multiple of 2^-16 and at most 42, so that
+fp16 holds each one.
+
+Exactness, by shifts: the bits of a code, shifted into those of an fp16 number, are 2^-14 of its
+value, and those of a scale 2^-8 of its. Scales are multiplied by 2^14; the product of the two is
+then 2^-8 of the dequantized number: a multiple of 2^-18 and at most 10.5.
 
 Order of operations: products accumulate in fp32 on tensor cores, one chain a slice; slices are
-added in order. Then, in fp32: ``* 2^16 * alpha``, ``+ bias``; one rounding to the output dtype, to
-infinity where it overflows.
+added in order. Then, in fp32: ``* 2^12 * alpha`` (by shifts ``2^16``), ``+ bias``; one rounding to
+the output dtype, to infinity where it overflows.
 """
 # Annotations are types to the DSL, so they must not become strings.
 
@@ -45,7 +50,7 @@ SPAN = 64  # bytes of codes of a row that are 128 along k
 SCALES = 8  # scales of those
 UNIT = 16  # bytes that are copied at once
 SIGNS = 0x8000_8000
-TO_VALUE = 2.0**16  # either operand is 2^-8 of its value
+BYTE_SIGNS, BYTE_SIZES = 0x8080_8080, 0x1C1C_1C1C  # of codes that are E4M3 numbers
 
 
 def choose(condition, if_true, if_false):
@@ -106,7 +111,7 @@ def to_scale(pair):
     return times(pair, factor)
 
 
-def decode_scale(word, quad):
+def shifted_scale(word, quad):
     """A byte of a word, which is E4M3, as fp16, 2^6 of its value, twice."""
     wide = inline_ptx(  # the byte, in the lower half of either half
         "prmt.b32 {$w0}, {$r0}, 0, {$r1};",
@@ -118,7 +123,7 @@ def decode_scale(word, quad):
     return to_scale(choose(nan, Uint32(0x7E00_7E00), bits))
 
 
-def dequantize(word, scale):
+def shifted_codes(word, scale):
     """The 8 codes of a word as four pairs of fp16 numbers, 2^-8 of their values."""
     pairs = []
     for index in range(4):
@@ -126,6 +131,31 @@ def dequantize(word, scale):
         sizes = word << (9 - 4 * index) if index < 3 else word >> 3
         pairs.append(times((signs & Uint32(SIGNS)) | (sizes & Uint32(0x0E00_0E00)), scale))
     return pairs
+
+
+def converted(pair):
+    """Two E4M3 numbers as fp16 ones."""
+    return inline_ptx(
+        "cvt.rn.f16x2.e4m3x2 {$w0}, {$r0};", write_only_types=[Uint32], read_only_args=[pair]
+    )
+
+
+def converted_scale(word, quad):
+    """A byte of a word, which is E4M3, as fp16, twice."""
+    twice = inline_ptx(
+        "prmt.b32 {$w0}, {$r0}, 0, {$r1};",
+        write_only_types=[Uint32],
+        read_only_args=[word, quad * 0x10],
+    )
+    return converted(Uint16(twice))
+
+
+def converted_codes(word, scale):
+    """The 8 codes of a word as four pairs of fp16 numbers, 2^-6 of their values."""
+    even = ((word << 4) & Uint32(BYTE_SIGNS)) | ((word << 2) & Uint32(BYTE_SIZES))
+    odd = (word & Uint32(BYTE_SIGNS)) | ((word >> 2) & Uint32(BYTE_SIZES))
+    pairs = (even, even >> 16, odd, odd >> 16)
+    return [times(converted(Uint16(pair)), scale) for pair in pairs]
 
 
 def row_of_scales(row, wide):
@@ -145,6 +175,12 @@ class Tiling:
     spans: int
     stages: int
     band: int
+    converts: bool
+
+    @property
+    def to_value(self) -> float:
+        """What makes of a product of dequantized numbers that of their values."""
+        return 2.0**12 if self.converts else 2.0**16
 
     @property
     def threads(self) -> int:
@@ -254,9 +290,12 @@ def words_of(t, base, row, part, count):
 
 def pairs_of(t, base, word, row, part, quad):
     """A thread's 16 codes of a row and 64 along k, dequantized: eight pairs of fp16 numbers."""
-    scale = decode_scale(word, quad)
     low, high = load_words(base + swizzled(t, row, part) + quad * 8, 2)
-    return [*dequantize(low, scale), *dequantize(high, scale)]
+    if t.converts:
+        scale = converted_scale(word, quad)
+        return [*converted_codes(low, scale), *converted_codes(high, scale)]
+    scale = shifted_scale(word, quad)
+    return [*shifted_codes(low, scale), *shifted_codes(high, scale)]
 
 
 def multiply_step(t, atom, sums, base, rows, columns, quad):
@@ -324,8 +363,8 @@ def store(t, sums, j, to, n, rows_left, factor, left, right, y_bf16):
         for lower in range(2):
             below = 16 * i + 8 * lower
             word = rounded(
-                sums[2 * lower, i, j] * TO_VALUE * factor + left,
-                sums[2 * lower + 1, i, j] * TO_VALUE * factor + right,
+                sums[2 * lower, i, j] * t.to_value * factor + left,
+                sums[2 * lower + 1, i, j] * t.to_value * factor + right,
                 y_bf16,
             )
             inline_ptx(
@@ -496,9 +535,10 @@ def nvfp4_gemm(
     SPANS: Constexpr,
     STAGES: Constexpr,
     BAND: Constexpr,
+    CONVERTS: Constexpr,
 ):
     """Launch one block; where the kernel is found on disk, none of this runs."""
-    t = Tiling(ROWS, COLUMNS, WARPS_M, WARPS_N, SLICES, SPANS, STAGES, BAND)
+    t = Tiling(ROWS, COLUMNS, WARPS_M, WARPS_N, SLICES, SPANS, STAGES, BAND, CONVERTS == 1)
     gemm(
         codes, wcodes, ascales, wscales, alpha, bias, y, m, n, octets, wide, codes_row, wcodes_row,
         bias_column, has_bias, bias_bf16, y_bf16, t,
