@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from suites.e2e.moe.recipe import State
 
 OPS: Final = ("nvfp4_quantize", "nvfp4_gemm", *experts.OPS)
+ARGUMENTS: Final = ("input", "weights")  # and, here, the dense twin's experts
 BETWEEN: Final = Term(
     relative=2**-16,
     because="norms, softmax, routing and sums of a few hundred terms in float32, relative to the "
@@ -125,9 +126,7 @@ def quantize(made: Setting, *, backend: str) -> Transformer:
         if isinstance(layer, Experts):
             weights = [layer.get_parameter(part) for part in ("gate", "up", "down")]
             return NVFP4MoE.from_experts(*weights, activations=sample, backend=of_experts)
-        return NVFP4Linear.from_linear(
-            layer, activations=sample, dtype=made.dtype, backend=backend
-        )
+        return NVFP4Linear.from_linear(layer, activations=sample, dtype=made.dtype, backend=backend)
 
     return replaced(made.dense, make, made.dtype)
 
@@ -159,6 +158,12 @@ def evaluate(
     return judged(observed, made, states)
 
 
+def misread_alphas(candidate: Transformer, name: str) -> None:
+    """Plant a fault: the second half of a mixture scales each expert as the one before it."""
+    held = replaced_layers(candidate)[name].inner
+    held.get_buffer("down_alphas").copy_(held.get_buffer("down_alphas").roll(1))
+
+
 def judged(observed: Observed, made: Setting, states: Mapping[str, State]) -> MoEResult:
     """The verdict on what was observed of layers that must hold ``states``."""
     replayed = _replayed(made.twin, observed.led)
@@ -180,9 +185,8 @@ def _of_layer(
 ) -> dict[str, Comparison]:
     met, twins = observed.led.calls[name], made.beside.calls[name]
     given = {
-        f"what it was given, {place}": between(actual, expected)
-        for place, (actual, expected) in enumerate(zip(met.args, replayed.args, strict=True))
-        if actual.is_floating_point()
+        f"the {what} it was given": between(actual, expected)
+        for what, actual, expected in zip(ARGUMENTS, met.args, replayed.args, strict=False)
     }
     return {
         **given,
@@ -281,8 +285,8 @@ def _of_whole(observed: Observed, made: Setting) -> tuple[Figure, ...]:
     routed = [
         judge.agreement(
             f"{name} routed alike",
-            _alike(observed.free.chosen(name, top_k), made.beside.chosen(name, top_k)),
-            _alike(simulated.free.chosen(name, top_k), made.beside.chosen(name, top_k)),
+            alike(observed.free.chosen(name, top_k), made.beside.chosen(name, top_k)),
+            alike(simulated.free.chosen(name, top_k), made.beside.chosen(name, top_k)),
             tokens=made.tokens[..., 0].numel(),
         )
         for name in model.blocks(made.dense)
@@ -299,6 +303,6 @@ def _of_whole(observed: Observed, made: Setting) -> tuple[Figure, ...]:
     )
 
 
-def _alike(actual: Tensor, expected: Tensor) -> float:
+def alike(actual: Tensor, expected: Tensor) -> float:
     """The share of tokens with the same experts, in whatever order."""
     return float((actual == expected).all(-1).double().mean())

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from harness.compare import Comparison
 
-MARGIN: Final = 1.25
+# Of 72 simulations whose layers were disturbed by 1e-7 to 1e-5 of their magnitude, which flips
+# codes, none had a part 1.16 times as far from the dense one as the undisturbed simulation has.
+MARGIN: Final = 1.3
 DETOURS: Final = 2
 
 

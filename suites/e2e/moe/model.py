@@ -122,7 +122,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """Map [s, t, hidden] to the same shape; ``ids`` [s, t, top_k] stand for its own choice."""
-        attended = x + self.attention(self.attention_norm(x))
+        attended: Tensor = x + self.attention(self.attention_norm(x))
         inner = self.experts_norm(attended)
         probabilities = self.router(inner)
         ids = chosen(probabilities, self.top_k) if ids is None else ids
@@ -183,9 +183,7 @@ def _linear(features: int, generator: torch.Generator, *, bias: bool) -> nn.Line
     return made
 
 
-def _parameter(
-    *shape: int, by: torch.Generator, scale: float | Tensor = 1.0
-) -> nn.Parameter:
+def _parameter(*shape: int, by: torch.Generator, scale: float | Tensor = 1.0) -> nn.Parameter:
     """Gaussian, with rows of length 1 (or a vector's elements of size 1) times ``scale``."""
     fan_in = shape[-1] if len(shape) > 1 else 1
     drawn = torch.randn(*shape, generator=by) * scale / fan_in**0.5

@@ -138,9 +138,7 @@ def compare_output(expected: Expected, actual: Tensor, *, terms_summed: int) -> 
         tensor_core=True,
         terms=op(judged_as).terms,
     )
-    return compare(
-        actual, expected.value, expected.magnitude, budget, near_ties=expected.near_ties
-    )
+    return compare(actual, expected.value, expected.magnitude, budget, near_ties=expected.near_ties)
 
 
 def _looseness(codes: Expected, scales: Expected) -> Tensor:
@@ -151,7 +149,8 @@ def _looseness(codes: Expected, scales: Expected) -> Tensor:
     value = dequantized(codes.value.flatten(0, 1), scales.value.double())
     table = torch.tensor([-v for v in reversed(E2M1)] + [*E2M1], dtype=torch.float64)
     numbers = [
-        table[end.long() + len(E2M1)].view_as(value) for end in (codes.within.low, codes.within.high)
+        table[end.long() + len(E2M1)].view_as(value)
+        for end in (codes.within.low, codes.within.high)
     ]
     steps = [
         linear(end.to(torch.uint8).view(_SCALES).double(), len(value), value.shape[1] // BLOCK)
@@ -169,7 +168,8 @@ def _summed(
     parts = loose.new_zeros(len(loose), state["down_codes"].shape[1])
     for expert, places, w in routed(ids, state["down_codes"], scales):
         parts[places] = alphas[expert] * (loose[places] @ w.abs().T)
-    return (weights.abs()[:, :, None] * parts.unflatten(0, ids.shape)).sum(1)
+    by_slot: Tensor = parts.unflatten(0, ids.shape)
+    return (weights.abs()[:, :, None] * by_slot).sum(1)
 
 
 @dataclass(frozen=True)

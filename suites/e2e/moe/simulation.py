@@ -29,4 +29,4 @@ class Simulated(nn.Module):
         """Map [..., k] to [..., n]; for experts with ``weights`` and ``ids`` [..., t]."""
         routing = [None if part is None else part.flatten(0, -2) for part in (weights, ids)]
         made = expected_output(self.state_dict(), x.flatten(0, -2), *routing)
-        return made.value.to(x.dtype).unflatten(0, x.shape[:-1])
+        return made.value.to(x.dtype).reshape(*x.shape[:-1], -1)
