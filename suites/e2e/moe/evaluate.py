@@ -23,7 +23,7 @@ from suites.e2e.judge import Bound
 from suites.e2e.moe import judge, model, recipe
 from suites.e2e.moe.judge import Figure, MoEResult, Part
 from suites.e2e.moe.model import Experts, Transformer
-from suites.e2e.moe.runs import Call, Run, alone, replaced, replaced_layers, run
+from suites.e2e.moe.runs import Call, Run, alone, led_and_free, replaced, replaced_layers, run
 from suites.e2e.moe.simulation import Simulated
 from suites.e2e.recipe import relative_error
 
@@ -78,9 +78,9 @@ class Observed:
 
 
 @cache
-def setting(dtype: torch.dtype) -> Setting:
+def setting(dtype: torch.dtype, blocks: int = model.SIZES.blocks) -> Setting:
     """The transformer, its twin and the simulation, made once a process."""
-    dense = Transformer().requires_grad_(requires_grad=False)
+    dense = Transformer(model.Sizes(blocks=blocks)).requires_grad_(requires_grad=False)
     twin, x = copy.deepcopy(dense).double(), model.tokens()
     free = run(twin, x.double())
     ids = [free.calls[f"{name}.experts"].args[2] for name in model.blocks(dense)]
@@ -106,7 +106,7 @@ def observe(candidate: Transformer, x: Tensor, beside: Run) -> Observed:
     """Run ``candidate`` on x [s, t, hidden], in its dtype and on its device, beside the twin."""
     names = [*replaced_layers(candidate), *model.blocks(candidate)]
     ids = [beside.calls[name].args[1].to(x.device) for name in model.blocks(candidate)]
-    led, free = run(candidate, x, ids), run(candidate, x)
+    led, free = led_and_free(candidate, x, ids)
     return Observed(
         led,
         free,
@@ -136,13 +136,15 @@ def evaluate(
     backend: str,
     dtype: torch.dtype,
     device: torch.device,
+    blocks: int = model.SIZES.blocks,
     fault: Callable[[Transformer], None] | None = None,
 ) -> MoEResult:
     """Replace the layers, run, and judge; on a CPU the kernels are emulated.
 
-    ``fault`` may damage the quantized transformer. Raises NothingLaunched.
+    ``blocks`` is how many there are, which are the first ones. ``fault`` may damage the quantized
+    transformer. Raises NothingLaunched.
     """
-    made = setting(dtype)
+    made = setting(dtype, blocks)
     candidate = quantize(made, backend=backend)
     held = {name: layer.inner.state_dict() for name, layer in replaced_layers(candidate).items()}
     states = {name: recipe.calibrated_as(made.states[name], held[name]) for name in held}

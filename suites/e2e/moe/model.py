@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WEIGHTS_SEED: Final = 6
 TOKENS_SEED: Final = 101
 CALIBRATION_SEED: Final = 102
+OWN: Final = -1  # in place of an expert's id: whatever the router chooses
 _EPS: Final = 1e-6
 
 
@@ -121,11 +122,15 @@ class Block(nn.Module):
         self.experts = Experts(sizes, generator)
 
     def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Map [s, t, hidden] to the same shape; ``ids`` [s, t, top_k] stand for its own choice."""
+        """Map [s, t, hidden] to the same shape.
+
+        ``ids`` [s, t, top_k] are taken for the router's choice, except where they are ``OWN``.
+        """
         attended: Tensor = x + self.attention(self.attention_norm(x))
         inner = self.experts_norm(attended)
         probabilities = self.router(inner)
-        ids = chosen(probabilities, self.top_k) if ids is None else ids
+        own = chosen(probabilities, self.top_k)
+        ids = own if ids is None else torch.where(ids == OWN, own, ids)
         weights = probabilities.gather(-1, ids)
         result: Tensor = self.experts(inner, weights / weights.sum(-1, keepdim=True), ids)
         return attended + result

@@ -16,8 +16,9 @@ from suites.e2e.evaluate import HalfLayer
 from suites.e2e.moe import evaluate, judge, model, recipe
 from suites.e2e.moe.judge import MoEResult, Part
 from suites.e2e.moe.model import Block, Experts, Transformer
-from suites.e2e.moe.runs import replaced, replaced_layers
+from suites.e2e.moe.runs import led_and_free, replaced, replaced_layers, run
 from suites.e2e.moe.simulation import Simulated
+from suites.e2e.recipe import relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,6 +136,20 @@ def test_few_tokens_have_slack() -> None:
         expected = recipe.expected_output(state, x.to(BF16), weights.float(), ids)
         assert expected.near_ties is not None
         assert int((expected.near_ties > 0).any(1).sum()) <= 2  # tokens of 28
+
+
+def test_halves_of_a_batch_are_runs_of_their_own() -> None:
+    made = evaluate.setting(BF16)
+    x, free = made.tokens.double(), run(made.twin, made.tokens.double())
+    moved = [(ids + 1) % 8 for ids in made.ids]
+    led, same = led_and_free(made.twin, x, moved)
+
+    for found, expected in ((led, run(made.twin, x, moved)), (same, free)):
+        assert relative_error(found.output, expected.output) < 1e-12
+        for name in made.states:
+            call, other = found.calls[name], expected.calls[name]
+            pairs = zip((*call.args, call.output), (*other.args, other.output), strict=True)
+            assert all(relative_error(*pair) < 1e-12 for pair in pairs)
 
 
 def test_right_layers_pass() -> None:
