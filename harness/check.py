@@ -218,15 +218,23 @@ class Check:
             ids = {key: probe for key, probe in ids.items() if key == self.settings.only}
         self._refuse_empty(len(ids))
         failures = {}
+        absent: Unavailable | None = None
         for case_id, probe in ids.items():
             self.count("cases")
             self.progress(f"{self.cell} {self.counts['cases']} of {len(ids)} probes")
-            if words := _words_of(probe):
+            try:
+                words = _words_of(probe)
+            except Unavailable as reason:
+                absent = absent or reason
+                continue
+            if words:
                 failures[case_id] = words
         if failures:
             first = next(iter(failures))
             self.figures["failed_probes"] = len(failures)
             self.fail([f"{key}: {words}" for key, words in failures.items()], first)
+        if absent is not None:  # not before: a skip must not hide what failed
+            raise absent
 
     def fail(self, problems: list[str] | tuple[str, ...], case_id: str = "") -> None:
         """Fail the check; raises ParityFailure with the whole report."""

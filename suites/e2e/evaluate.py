@@ -51,9 +51,9 @@ class HalfLayer(nn.Module):
         self.inner = inner
         self.dtype = dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Round to the layer's dtype, run it, widen again."""
-        result: Tensor = self.inner(x.to(self.dtype)).to(x.dtype)
+    def forward(self, x: Tensor, *routing: Tensor) -> Tensor:
+        """Round ``x`` to the layer's dtype, run it, widen again."""
+        result: Tensor = self.inner(x.to(self.dtype), *routing).to(x.dtype)
         return result
 
 
@@ -93,18 +93,18 @@ def activation_spans(encoder: Encoder, sentences: Sequence[str]) -> dict[str, Te
         span = x.detach().abs().flatten(0, -2).amax(dim=0)
         spans[name] = torch.maximum(span, spans[name]) if name in spans else span
 
-    with _watched(encoder.linears(), lambda name, x, _: widen(name, x)):
+    with watched(encoder.linears(), lambda name, args, _: widen(name, args[0])):
         encoder.embed(sentences)
     return spans
 
 
 @contextmanager
-def _watched(
-    modules: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], None]
+def watched(
+    modules: Mapping[str, nn.Module], see: Callable[[str, tuple[Tensor, ...], Tensor], None]
 ) -> Iterator[None]:
-    """Call ``see(name, input, output)`` after each forward pass of the modules."""
+    """Call ``see(name, arguments, output)`` after each forward pass of the modules."""
     hooks = [
-        module.register_forward_hook(lambda _, args, out, name=name: see(name, args[0], out))
+        module.register_forward_hook(lambda _, args, out, name=name: see(name, args, out))
         for name, module in modules.items()
     ]
     try:
@@ -154,7 +154,7 @@ def evaluate(
         fault(quantized)
     traces = {name: Trace() for name in states}
     running: AbstractContextManager[object] = emulate() if device.type == "cpu" else nullcontext()
-    watching = _watched(replaced(quantized), lambda name, x, y: traces[name].add(x, y))
+    watching = watched(replaced(quantized), lambda name, args, y: traces[name].add(args[0], y))
     with running, record_launches() as launches, watching:
         actual = quantized.embed(corpus.sentences)
     if not launches:
