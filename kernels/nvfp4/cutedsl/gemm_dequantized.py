@@ -145,7 +145,7 @@ def converted_scale(word, quad):
     twice = inline_ptx(
         "prmt.b32 {$w0}, {$r0}, 0, {$r1};",
         write_only_types=[Uint32],
-        read_only_args=[word, quad * 0x10],
+        read_only_args=[word, quad * 0x11],
     )
     return converted(Uint16(twice))
 
