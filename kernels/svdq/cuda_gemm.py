@@ -1,8 +1,9 @@
 """SVDQuant's W4A4 GEMM in CUDA C++: int4 codes, group scales, bias, low-rank branch.
 
-Tiling, layout and order of operations are told in ``cuda/gemm.cu`` and ``cuda/low_rank.cuh``; which
-tiling, path of the integer product and split of k a launch takes, in ``cuda_policy``. Importing
-this needs neither cuda-core nor NVRTC; the first launch compiles what it launches.
+Tiling, layout and order of operations are told in ``cuda/gemm.cu``, ``gemm_short.cu``,
+``gemm_tall.cu`` and the headers that they include; which tiling, path of the integer product and
+split of k a launch takes, in ``cuda_policy``. Importing this needs neither cuda-core nor NVRTC; the
+first launch compiles what it launches.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from kernels.svdq.cuda_policy import (
     GEMM_CONFIGS,
     GemmTile,
     ShortTile,
+    TallTile,
+    Tile,
     choose_gemm,
     choose_path,
     has_clusters,
@@ -46,19 +49,24 @@ _FINISH: Final[Mapping[str, Kind]] = {
 }
 _LOW_RANK: Final[Mapping[str, Kind]] = {"r": ctypes.c_int32, "alpha": ctypes.c_float}
 _SIZES: Final[Mapping[str, Kind]] = {"m": ctypes.c_int32, "n": ctypes.c_int32}
-_SHORT: Final[Mapping[str, Kind]] = {
+_OPERANDS: Final[Mapping[str, Kind]] = {
     "codes": "uint8",
     "wcodes": "uint8",
     "ascales": "tensor",
     "wscales": "tensor",
     **_FINISH,
-    "workspace": "float32?",
+}
+_WORKSPACE: Final[Mapping[str, Kind]] = {"workspace": "float32?"}
+_NUMBERS: Final[Mapping[str, Kind]] = {
     **_SIZES,
     "k": ctypes.c_int32,
     **_LOW_RANK,
     "out_bf16": ctypes.c_int32,
 }
-GEMM_PARAMETERS: Final[Mapping[str, Kind]] = {**_SHORT, "band": ctypes.c_int32}
+_BAND: Final[Mapping[str, Kind]] = {"band": ctypes.c_int32}
+_SHORT: Final[Mapping[str, Kind]] = {**_OPERANDS, **_WORKSPACE, **_NUMBERS}
+_TALL: Final[Mapping[str, Kind]] = {**_OPERANDS, **_NUMBERS, **_BAND}
+GEMM_PARAMETERS: Final[Mapping[str, Kind]] = {**_OPERANDS, **_WORKSPACE, **_NUMBERS, **_BAND}
 _ADD_SPLITS: Final[Mapping[str, Kind]] = {
     "workspace": "float32",
     "splits": ctypes.c_int32,
@@ -71,16 +79,15 @@ _ADD_SPLITS: Final[Mapping[str, Kind]] = {
 
 
 @cache
-def _gemm(
-    tile: GemmTile | ShortTile, path: str, end: End, *, act_unsigned: bool, bf16: bool
-) -> Function:
+def _gemm(tile: Tile, path: str, end: End, *, act_unsigned: bool, bf16: bool) -> Function:
     if isinstance(tile, GemmTile):
         return gemm_function(
             tile, path, end, act_unsigned=act_unsigned, bf16=bf16, parameters=GEMM_PARAMETERS
         )
-    defines = tile.defines(path, act_unsigned=act_unsigned, bf16=bf16)
-    made = source("gemm_short.cu", "svdq_gemm_w4a4_short", {**defines, **dict(end)})
-    return Function(made, _SHORT, __name__)
+    defines = {**tile.defines(path, act_unsigned=act_unsigned, bf16=bf16), **dict(end)}
+    if isinstance(tile, TallTile):
+        return Function(source("gemm_tall.cu", "svdq_gemm_w4a4_tall", defines), _TALL, __name__)
+    return Function(source("gemm_short.cu", "svdq_gemm_w4a4_short", defines), _SHORT, __name__)
 
 
 def gemm_function(
@@ -192,7 +199,8 @@ def multiply(
     if m == 0:
         return y
     name = config or choose_gemm(m, n, k, device.multiprocessors(codes.device))[0]
-    tile, splits = GEMM_CONFIGS[name].tile.fit(SHARED_LIMITS[arch]), GEMM_CONFIGS[name].splits
+    tile = GEMM_CONFIGS[name].tile_on(arch, SHARED_LIMITS[arch])
+    splits = GEMM_CONFIGS[name].splits
     # The blocks of a cluster read each other's sums, and need no second kernel.
     overlaps = isinstance(tile, ShortTile) and has_clusters(arch)
     clustered = overlaps and splits > 1
@@ -204,8 +212,10 @@ def multiply(
     bf16, out_bf16 = (dtype is torch.bfloat16 for dtype in (ascales.dtype, y.dtype))
     rank = 0 if lora_act is None else lora_act.shape[1]
     _gemm(tile, path, end, act_unsigned=act_unsigned, bf16=bf16).launch(
-        *(codes, wcodes, ascales, wscales, *finish, workspace, m, n, k, rank, alpha),
-        *((int(out_bf16), tile.band) if isinstance(tile, GemmTile) else (int(out_bf16),)),
+        *(codes, wcodes, ascales, wscales, *finish),
+        *(() if isinstance(tile, TallTile) else (workspace,)),
+        *(m, n, k, rank, alpha, int(out_bf16)),
+        *(() if isinstance(tile, ShortTile) else (tile.band,)),
         grid=(tile.tiles(m, n), splits),
         block=tile.threads,
         cluster=(1, splits) if clustered else None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SHORT: Final = 256  # rows up to which the quantizer needs warps along k to occupy the GPU
 MAX_TILES_WITHOUT_LOSS: Final = 4  # of 8 ranks, with all of the quantizer's blocks
 S4_ARCHES: Final = ("sm80", "sm86", "sm89")  # m16n8k64.s4 is native; later emulated, 20 x slower
+LARGE_WARPS: Final = ("sm90",)  # where 64 x 64 outputs a warp are known not to spill
 CLUSTER: Final = 8  # blocks that every arch with clusters runs as one
 FINISHERS: Final = 4  # warps of gemm_short.cu beside those that multiply, if there is as much
 STEP: Final = 4  # groups of 64 in a stage of gemm_short.cu
@@ -132,6 +133,65 @@ class ShortTile:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TallTile:
+    """A tiling of gemm_tall.cu.
+
+    The block's rows and columns of the output, its grid of warps, groups of 64 a stage, stages,
+    tile rows a band, and blocks that share a multiprocessor's registers.
+    """
+
+    block_m: int
+    block_n: int
+    warps_m: int
+    warps_n: int
+    groups: int
+    stages: int
+    band: int
+    blocks: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps_m * self.warps_n
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block: codes, scales of two steps, offsets of threads."""
+        stage = self.groups * (self.block_m + self.block_n) * (GROUP // 2)
+        scales = 4 * self.groups * (2 * self.block_m + self.block_n)
+        return self.stages * stage + 2 * scales + 3 * 16 * self.threads
+
+    def fit(self, limit: int) -> TallTile:  # noqa: ARG002 - as that of `ShortTile`
+        """This tiling, which fits everywhere."""
+        return self
+
+    def tiles(self, m: int, n: int) -> int:
+        """Tiles of an output ``[m, n]``."""
+        return -(-m // self.block_m) * -(-n // self.block_n)
+
+    def steps(self, k: int) -> int:
+        """Stages that a block fills one after the other."""
+        return -(-k // (GROUP * self.groups))
+
+    def defines(self, path: str, *, act_unsigned: bool, bf16: bool) -> dict[str, int]:
+        """The macros that make gemm_tall.cu this tiling; ``bf16`` is said of the scales."""
+        return {
+            "PATH_S8": int(path == "s8"),
+            "UNSIGNED": int(act_unsigned),
+            "BF16": int(bf16),
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "WARPS_M": self.warps_m,
+            "WARPS_N": self.warps_n,
+            "GROUPS": self.groups,
+            "STAGES": self.stages,
+            "BLOCKS": self.blocks,
+        }
+
+
+Tile = GemmTile | ShortTile | TallTile
+
 # fmt: off
 _SHORT_TILES: Final = {
     "m8n32": ShortTile(block_m=8, block_n=32, warps=8, stages=2),
@@ -140,13 +200,15 @@ _SHORT_TILES: Final = {
     "m16n64": ShortTile(block_m=16, block_n=64, warps=4, stages=4),
     "m32n32": ShortTile(block_m=32, block_n=32, warps=4, stages=3),
 }
-_TALL_TILES: Final = {
+_MIDDLE_TILES: Final = {
     "m64n64": GemmTile(block_m=64, block_n=64, warps_m=2, warps_n=2, warps_k=1, groups=2, stages=4, band=4),  # noqa: E501
     "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
-    "m128n128": GemmTile(block_m=128, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
+}
+_TALL_TILES: Final = {
+    "m128n128": TallTile(block_m=128, block_n=128, warps_m=2, warps_n=2, groups=2, stages=4, band=8, blocks=2),  # noqa: E501
 }
 # fmt: on
-GEMM_TILES: Final[Mapping[str, GemmTile | ShortTile]] = {**_SHORT_TILES, **_TALL_TILES}
+GEMM_TILES: Final[Mapping[str, Tile]] = {**_SHORT_TILES, **_MIDDLE_TILES, **_TALL_TILES}
 _SPLITS: Final = {
     "m8n32": (1, 2, 4, 8),
     "m8n64": (1,),
@@ -155,7 +217,7 @@ _SPLITS: Final = {
     "m32n32": (1, 2, 4, 8),
     "m64n64": (1, 2, 4),
     "m64n128": (1,),
-    "m128n128": (1,),  # finishes in pieces, which no second kernel can take over
+    "m128n128": (1,),  # gemm_tall.cu never shares a tile's k
 }
 
 
@@ -167,9 +229,19 @@ class GemmConfig:
     splits: int
 
     @property
-    def tile(self) -> GemmTile | ShortTile:
+    def tile(self) -> Tile:
         """The tiling."""
         return GEMM_TILES[self.name]
+
+    def tile_on(self, arch: str, limit: int) -> Tile:
+        """The tiling on ``arch``, whose blocks have ``limit`` bytes of shared memory.
+
+        A tall tile's block is the same with twice the warps where half of them would spill.
+        """
+        tile = self.tile.fit(limit)
+        if isinstance(tile, TallTile) and arch not in LARGE_WARPS:
+            return replace(tile, warps_n=2 * tile.warps_n, blocks=1)
+        return tile
 
 
 def _named(tile: str, splits: int) -> str:
@@ -189,8 +261,8 @@ GEMM_CONFIGS: Final = {
 REQUANTIZE_TILES: Final = {
     "m16n64": GemmTile(block_m=16, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=6, band=1),  # noqa: E501
     "m32n64": GemmTile(block_m=32, block_n=64, warps_m=1, warps_n=2, warps_k=4, groups=4, stages=4, band=1),  # noqa: E501
-    "m64n64": _TALL_TILES["m64n64"],
-    "m64n128": _TALL_TILES["m64n128"],
+    "m64n64": _MIDDLE_TILES["m64n64"],
+    "m64n128": _MIDDLE_TILES["m64n128"],
 }
 # fmt: on
 

@@ -24,7 +24,9 @@ from kernels.svdq.cuda_policy import (
     GEMM_CONFIGS,
     QUANTIZE_CONFIGS,
     REQUANTIZE_TILES,
+    GemmTile,
     ShortTile,
+    TallTile,
 )
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
 from kernels.svdq.domain import MAX_M
@@ -42,6 +44,11 @@ GEMM: Final = "svdq_gemm_w4a4"
 ACTIVATED: Final = "svdq_gemm_w4a4_activated"
 REQUANTIZED: Final = "svdq_gemm_w4a4_requantized"
 OPS: Final = (QUANTIZE, GEMM, ACTIVATED, REQUANTIZED)
+KERNELS: Final = {
+    GemmTile: "svdq_gemm_w4a4",
+    ShortTile: "svdq_gemm_w4a4_short",
+    TallTile: "svdq_gemm_w4a4_tall",
+}
 # Layouts that are handled although they are not promised; every other one is refused.
 HANDLED: Final = {
     QUANTIZE: {"x.layout=rows", "x.layout=expanded"},
@@ -216,9 +223,10 @@ def test_the_gemm_launches_its_config_and_adds_the_splits(name: str, arch: str) 
     first, *second = launches
     assert first.grid == (config.tile.tiles(200, 264), config.splits)
     assert first.function.source.defines["BLOCK_M"] == str(config.tile.block_m)
+    assert first.name == KERNELS[type(config.tile)]
     assert first.options["cluster"] == ((1, config.splits) if clustered else (1,))
     assert len(second) == (config.splits > 1 and not clustered)
-    workspace = first.arguments["workspace"]
+    workspace = first.arguments.get("workspace")
     assert (workspace is None) == (not second)
     for launch in second:
         assert launch.arguments["workspace"] is workspace
@@ -234,12 +242,12 @@ def test_what_waits_for_the_kernel_before_it_is_launched_to_overlap_it(arch: str
             svdq_gemm_w4a4_cuda(*operands(rows, 264, 256))
         first = {launch.name: launch.options["overlaps"] for launch in reversed(launches)}
         assert first["svdq_quantize_w4a4"] == overlaps
-        gemms = [name for name in first if name in {"svdq_gemm_w4a4", "svdq_gemm_w4a4_short"}]
+        gemms = [name for name in first if name in KERNELS.values()]
         assert [first[name] for name in gemms] == [overlaps]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ["m16n64", "m16n32_k2", "m64n64_k2"])
+@pytest.mark.parametrize("name", ["m16n64", "m16n32_k2", "m64n64_k2", "m128n128"])
 def test_every_kernel_that_finishes_has_the_activation(name: str, activation: str) -> None:
     with captured("sm80") as launches:
         svdq_gemm_w4a4_activated_cuda(*operands(), activation=activation, config=name)

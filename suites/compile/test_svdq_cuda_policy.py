@@ -15,8 +15,8 @@ from kernels.svdq.cuda_policy import (
     QUANTIZE_CONFIGS,
     REQUANTIZE_TILES,
     STEP,
-    GemmTile,
     ShortTile,
+    TallTile,
     choose_gemm,
     choose_path,
     choose_quantize,
@@ -128,25 +128,31 @@ def test_a_share_of_k_keeps_steps_enough_and_no_multiprocessor_gets_two_blocks()
             assert config.tile.steps(k) // config.splits >= least
 
 
-def test_a_tile_that_finishes_in_pieces_is_never_split() -> None:
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_tall_tile_has_large_warps_only_where_they_do_not_spill(arch: str) -> None:
+    config = GEMM_CONFIGS["m128n128"]
+    assert config.tile_on(arch, SHARED_LIMITS[arch]).threads == (128 if arch == "sm90" else 256)
+
+
+def test_a_tall_tile_is_never_split_and_its_sums_fit_where_its_stages_were() -> None:
     for config in GEMM_CONFIGS.values():
         tile = config.tile
-        if isinstance(tile, ShortTile):
-            continue
-        rows, columns = tile.block_m // tile.warps_m // 16, tile.block_n // tile.warps_n // 8
-        assert config.splits == 1 or (rows <= 2 and columns <= 4)
+        if isinstance(tile, TallTile):
+            assert config.splits == 1
+            stages = tile.stages * tile.groups * (tile.block_m + tile.block_n) * (GROUP // 2)
+            assert 4 * tile.block_m * tile.block_n <= stages
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_every_config_fits_into_a_block_of_every_arch(arch: str) -> None:
     limit = SHARED_LIMITS[arch]
-    needed = [tile.fit(limit).shared_bytes for tile in GEMM_TILES.values()]
+    needed = [each.tile_on(arch, limit).shared_bytes for each in GEMM_CONFIGS.values()]
     needed += [tile.shared_bytes for tile in REQUANTIZE_TILES.values()]
     needed += [each.shared_bytes(r) for each in QUANTIZE_CONFIGS.values() for r in RANKS]
     assert max(needed) <= limit
     # A stage is filled while another one is read.
     assert min(tile.fit(limit).stages for tile in GEMM_TILES.values()) >= 2
-    threads = [tile.threads for tile in GEMM_TILES.values()]
+    threads = [each.tile_on(arch, limit).threads for each in GEMM_CONFIGS.values()]
     assert max([*threads, *(each.threads for each in QUANTIZE_CONFIGS.values())]) <= 1024
 
 
@@ -159,7 +165,7 @@ def test_the_pieces_of_the_ranks_cover_them(r: int) -> None:
 
 def test_a_step_of_a_tile_is_whole_groups() -> None:
     for tile in GEMM_TILES.values():
-        groups = tile.groups if isinstance(tile, GemmTile) else STEP * tile.warps
+        groups = STEP * tile.warps if isinstance(tile, ShortTile) else tile.groups
         assert tile.steps(GROUP * groups) == 1
         assert tile.steps(GROUP * groups + GROUP) == 2
 

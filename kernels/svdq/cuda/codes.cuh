@@ -1,4 +1,4 @@
-// What both W4A4 GEMM kernels know of codes: how products take them, and how sums become floats.
+// What W4A4 GEMM kernels know of codes: how products take them, and how sums become floats.
 //
 // PATH_S8, for arches where 4-bit products are emulated (sm90 and later), spreads each word of 8
 // codes to two of bytes, the low nibbles and the high ones, 16 times too large, because a nibble is
@@ -45,12 +45,11 @@ SVDQ_INLINE void spread(unsigned (&wide)[kWaves], unsigned word, bool is_unsigne
   }
 }
 
-// total = kMagicBits + the sum of products of codes.
-SVDQ_INLINE void multiply_codes(int (&total)[4], const unsigned (&a)[kWaves][4],
+// The first of the products that make total = kMagicBits + the sum of products of codes.
+SVDQ_INLINE void multiply_first(int (&total)[4], const unsigned (&a)[kWaves][4],
                                 const unsigned (&b)[2][kWaves]) {
   if constexpr (PATH_S8) {
     ptx::product_s8_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
-    ptx::product_s8(total, a[kWaves - 1], b[0][kWaves - 1], b[1][kWaves - 1]);
   } else if constexpr (UNSIGNED) {
     ptx::product_u4_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
   } else {
@@ -58,11 +57,18 @@ SVDQ_INLINE void multiply_codes(int (&total)[4], const unsigned (&a)[kWaves][4],
   }
 }
 
-// The same of columns' codes as the operand `a`, and rows' as the other.
+// The last of them, if there are two.
+SVDQ_INLINE void multiply_last(int (&total)[4], const unsigned (&a)[kWaves][4],
+                               const unsigned (&b)[2][kWaves]) {
+  if constexpr (PATH_S8) ptx::product_s8(total, a[1], b[0][1], b[1][1]);
+}
+
+// Both, of columns' codes as the operand `a`, and rows' as the other.
 SVDQ_INLINE void multiply_columns(int (&total)[4], const unsigned (&a)[kWaves][4],
                                   const unsigned (&b)[2][kWaves]) {
   if constexpr (PATH_S8) {
-    multiply_codes(total, a, b);
+    multiply_first(total, a, b);
+    multiply_last(total, a, b);
   } else if constexpr (UNSIGNED) {
     ptx::product_s4_u4_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
   } else {

@@ -46,22 +46,12 @@ constexpr int kStageBytes = (kColumnsAt + kScaleBytes<BLOCK_N> + 15) / 16 * 16;
 static_assert(kTilesM * WARPS_M * 16 == BLOCK_M, "BLOCK_M is not whole m16 tiles of the warps");
 static_assert(kTilesN * WARPS_N * 8 == BLOCK_N, "BLOCK_N is not whole n8 tiles of the warps");
 static_assert(kTilesN % 2 == 0, "a matrix load brings two n8 tiles");
+static_assert(kTilesM <= 2 && kTilesN <= 4, "what a warp finishes at once must not spill");
 static_assert(GROUPS == 2 || GROUPS == 4, "the parity of a row of scales must not change");
 static_assert(GROUPS % WARPS_K == 0, "every slice needs as many groups of a stage");
 static_assert(STAGES >= 2, "a stage is filled while another is read");
 static_assert((WARPS_K - 1) * WARPS_M * WARPS_N * kTilesM * kTilesN * 512 <= STAGES * kStageBytes,
               "the sums of the slices must fit where the stages were");
-
-// What is finished at once, and how many columns of tiles are held in shared memory for that.
-constexpr int kPieceM = kTilesM < 2 ? kTilesM : 2;
-constexpr int kPieceN = kTilesN < 4 ? kTilesN : 4;
-constexpr bool kInPieces = kTilesM > kPieceM || kTilesN > kPieceN;
-constexpr int kHeldTilesN =
-    WARPS_M * WARPS_N * kTilesM * kTilesN * 512 <= STAGES * kStageBytes ? kTilesN : kPieceN;
-static_assert(!kInPieces || WARPS_M * WARPS_N * kTilesM * kHeldTilesN * 512 <= STAGES * kStageBytes,
-              "the sums to finish must fit where the stages were");
-static_assert(!kInPieces || WARPS_K == 1, "pieces would lie where other slices' sums are");
-static_assert(kTilesM % kPieceM == 0 && kTilesN % kPieceN == 0, "pieces must fill the tile");
 
 // The place in its row at which a chunk of row `row` lies, given as what to exclusive-or it with.
 SVDQ_INLINE int swizzle(int row) { return (row / (8 / kChunks)) % kChunks; }
@@ -91,19 +81,13 @@ SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const unsigned short* asca
       for (int wave = 0; wave < kWaves; ++wave) a[i][wave][e] = wide[wave];
     }
   }
-  // Loaded again for every pair of columns if there are many: kept, they would be registers too
-  // many.
-  constexpr bool kKept = kTilesM <= 2;
-  Float2 ascale[kTilesM][2];
-  auto load_scales = [&](int i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) ascale[i][half] = row_scale(ascales[16 * i + 8 * half]);
-  };
   ascales += quad;
   wscales += 2 * pair;
-  if constexpr (kKept) {
+  Float2 ascale[kTilesM][2];
 #pragma unroll
-    for (int i = 0; i < kTilesM; ++i) load_scales(i);
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) ascale[i][half] = row_scale(ascales[16 * i + 8 * half]);
   }
   const int b_row = warp_col + lane / 16 * 8 + lane % 8;
   const unsigned b_at = codes + (BLOCK_M + b_row) * kPitch +
@@ -123,7 +107,6 @@ SVDQ_INLINE void add_group(Sums& acc, unsigned codes, const unsigned short* asca
     }
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i) {
-      if constexpr (!kKept) load_scales(i);
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         int total[4];
@@ -271,43 +254,6 @@ SVDQ_INLINE void add_slices(Sums& acc, unsigned char* shared, int warp, int slic
   }
 }
 
-// Finishes a warp's tile of more than 2 x 4 products piece by piece. The sums pass through shared
-// memory, because a loop cannot index registers, and unrolled it is 12,000 instructions and spills.
-// A lane reads back only what it wrote itself.
-SVDQ_INLINE void finish_in_pieces(const Sums& acc, const Finish& f, unsigned char* shared, int warp,
-                                  int row, int col, int lane) {
-  Float4* place = reinterpret_cast<Float4*>(shared) + warp * kTilesM * kHeldTilesN * 32 + lane;
-  ptx::block_barrier();  // every warp has read its last stage
-#pragma unroll
-  for (int held = 0; held < kTilesN; held += kHeldTilesN) {
-#pragma unroll
-    for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-      for (int j = 0; j < kHeldTilesN; ++j) {
-        const float(&sum)[4] = acc[i][held + j];
-        place[(i * kHeldTilesN + j) * 32] = Float4{{sum[0], sum[1], sum[2], sum[3]}};
-      }
-    }
-#pragma unroll 1
-    for (int piece = 0; piece < kTilesM / kPieceM * (kHeldTilesN / kPieceN); ++piece) {
-      const int first_i = piece / (kHeldTilesN / kPieceN) * kPieceM;
-      const int first_j = piece % (kHeldTilesN / kPieceN) * kPieceN;
-      auto load = [&](float(&sum)[kPieceM][kPieceN][4]) {
-#pragma unroll
-        for (int i = 0; i < kPieceM; ++i) {
-#pragma unroll
-          for (int j = 0; j < kPieceN; ++j) {
-            const Float4 four = place[((first_i + i) * kHeldTilesN + first_j + j) * 32];
-#pragma unroll
-            for (int e = 0; e < 4; ++e) sum[i][j][e] = four.at[e];
-          }
-        }
-      };
-      finish<kPieceM, kPieceN>(load, f, row + 16 * first_i, col + 8 * (held + first_j), lane);
-    }
-  }
-}
-
 // Stores a warp's sums as they are, for the second kernel.
 SVDQ_INLINE void store_partial(const Sums& acc, float* partial, int m, int n, int row, int col,
                                int lane) {
@@ -436,16 +382,13 @@ svdq_gemm_w4a4(const unsigned char* __restrict__ codes, const unsigned char* __r
 #endif
   }
 #ifdef EPILOGUE
-  static_assert(!kInPieces, "the tile of y would lie where sums to finish are");
   static_assert(kRequantizeBytes <= STAGES * kStageBytes, "y must fit where the stages were");
   auto load = [&](Sums& sum) { copy_sums(sum, acc); };
   requantize<kTilesM, kTilesN>(load, f, SVDQ_NEXT, shared, place.slice == 0, place.row, place.col,
                                place.warp_row, place.warp_col);
 #else
   const int row = place.row + place.warp_row, col = place.col + place.warp_col;
-  if constexpr (kInPieces) {  // a tile so large is never split
-    finish_in_pieces(acc, f, shared, place.warp, row, col, place.lane);
-  } else if (ptx::blocks_y() == 1) {
+  if (ptx::blocks_y() == 1) {
     auto load = [&](Sums& sum) { copy_sums(sum, acc); };
     finish<kTilesM, kTilesN>(load, f, row, col, place.lane);
   } else {

@@ -106,10 +106,37 @@ SVDQ_INLINE void copy_async(unsigned shared, const void* global, bool valid) {
                : "memory");
 }
 
+// The same, if `valid` is not 0: a mask's bit becomes a predicate by one instruction.
+SVDQ_INLINE void copy_async_if(unsigned shared, const void* global, unsigned valid) {
+  asm volatile(
+      "{\n"
+      ".reg .pred absent;\n"
+      "setp.eq.u32 absent, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, absent;\n"
+      "}" ::"r"(shared), "l"(global), "r"(valid)
+      : "memory");
+}
+
 // Starts to copy `bytes`, 0 to 4, from global to shared memory, both aligned to 4; zeros follow.
 SVDQ_INLINE void copy_async_word(unsigned shared, const void* global, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                : "memory");
+}
+
+// A half of memory that nobody writes meanwhile, or 0, unread, if not `valid`. It stays where it
+// is, before what comes later: the compiler would else load when the value is needed.
+SVDQ_INLINE unsigned load_half(const unsigned short* global, bool valid) {
+  unsigned short bits;
+  asm volatile(
+      "{\n"
+      ".reg .pred present;\n"
+      "setp.ne.s32 present, %2, 0;\n"
+      "mov.u16 %0, 0;\n"
+      "@present ld.global.nc.u16 %0, [%1];\n"
+      "}"
+      : "=h"(bits)
+      : "l"(global), "r"(static_cast<int>(valid)));
+  return bits;
 }
 
 // Brings the line of an address into the second-level cache, some time.
