@@ -1,9 +1,10 @@
 """NVFP4's GEMM in the CuTe DSL: what its public function checks, chooses and launches.
 
-Tiling, layout and order of operations are told in ``cutedsl/gemm_dequantized.py``; which kernel and
-tiling a launch takes, in ``cutedsl_policy``. Importing this needs no CuTe DSL: the first launch
-compiles what it launches, or finds it on disk. The folder ``cutedsl`` is no package, so that
-nothing that imports all modules imports the DSL.
+Tiling, layout and order of operations are told in ``cutedsl/gemm_dequantized.py`` and, for many
+rows on sm90, in ``cutedsl/gemm_dequantized_async.py``; which kernel and tiling a launch takes, in
+``cutedsl_policy``. Importing this needs no CuTe DSL: the first launch compiles what it launches, or
+finds it on disk. The folder ``cutedsl`` is no package, so that nothing that imports all modules
+imports the DSL.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from kernels.nvfp4.cutedsl_policy import (
     ARCH,
     CONFIGS,
     Tile,
+    WarpgroupTile,
     choose_config,
     choose_path,
+    tile_of,
 )
 from kernels.nvfp4.gemm_arguments import check_gemm
 
@@ -33,8 +36,8 @@ WORD: Final = 4  # bytes of scales that are copied at once
 
 
 @cache
-def _gemm(tile: Tile) -> Function:
-    return gemm_of("gemm_dequantized.py", tile, __name__)
+def _gemm(tile: Tile | WarpgroupTile) -> Function:
+    return gemm_of(tile.file, tile, __name__, specific=tile.specific)
 
 
 @torch.library.custom_op("kernel_parity::nvfp4_gemm_cutedsl", mutates_args=())
@@ -53,8 +56,8 @@ def _nvfp4_gemm_cutedsl(
     m, n = codes.shape[0], wcodes.shape[0]
     y = torch.empty((m, n), dtype=out_dtype, device=codes.device)
     if m > 0:
-        name = config or choose_config(m, n, device.multiprocessors(codes.device))[0]
-        tile = CONFIGS[name].on(path)
+        name = config or choose_config(m, n, device.multiprocessors(codes.device), path)[0]
+        tile = tile_of(name, path)
         operands = (codes, wcodes, ascales, wscales, alpha, bias, y)
         launch(_gemm(tile), tile, *operands, scale_alignment=WORD)
     return y
@@ -83,7 +86,10 @@ def _fake_nvfp4_gemm(
     configs=tuple(CONFIGS),
     accumulates="tensor_core",
     layouts=("contiguous", "offset"),
-    instructions={"sm8x,sm90": r"\bHMMA\.16816\.F32\b"},
+    instructions={
+        "sm8x": r"\bHMMA\.16816\.F32\b",
+        "sm90": r"\b(HMMA\.16816|HGMMA\.64x256x16)\.F32\b",
+    },
     emulated=False,
 )
 def nvfp4_gemm_cutedsl(

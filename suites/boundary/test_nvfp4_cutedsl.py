@@ -16,7 +16,7 @@ from harness import device
 from harness.arch import UnsupportedArch
 from harness.launches import capture_launches
 from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
-from kernels.nvfp4.cutedsl_policy import CONFIGS
+from kernels.nvfp4.cutedsl_policy import CONFIGS, choose_path, tile_of
 from suites.boundary.test_nvfp4 import E4M3, octets, operands
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STORAGE: Final = octets(40 * 128)
 
 
-def launched(**arguments: Any) -> Launch:  # noqa: ANN401 - whatever a kernel takes
-    with device.pretend("sm90"), capture_launches() as launches:
+def launched(arch: str = "sm90", **arguments: Any) -> Launch:  # noqa: ANN401
+    with device.pretend(arch), capture_launches() as launches:
         nvfp4_gemm_cutedsl(**(operands() | arguments))
     (launch,) = launches
     return launch
@@ -70,10 +70,13 @@ def test_scales_and_bias_are_handed_over_as_bytes_and_strides() -> None:
     assert launched(bias=None).arguments["has_bias"] == 0
 
 
+@pytest.mark.parametrize("arch", ["sm80", "sm89", "sm90"])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_tiling_launches_a_block_a_tile(config: str) -> None:
-    tile = CONFIGS[config]
-    launch = launched(**operands(tile.rows + 1, tile.columns + 8, 96), config=config)
+def test_a_tiling_launches_a_block_a_tile(config: str, arch: str) -> None:
+    tile = tile_of(config, choose_path(arch)[0])
+    launch = launched(arch, **operands(tile.rows + 1, tile.columns + 8, 96), config=config)
+    assert launch.function.source.constants == tile.constants()
+    assert launch.function.source.specific is (config == "m128" and arch == "sm90")
     assert launch.grid == (4,)
     assert launch.options["block"] == (tile.threads,)
     assert launch.options["shared_bytes"] == tile.shared_bytes

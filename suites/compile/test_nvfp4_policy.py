@@ -57,12 +57,13 @@ def test_a_step_begins_where_a_tile_of_scales_does(module: ModuleType) -> None:
     assert all(config.block_k % 64 == 0 for config in module.CONFIGS.values())
 
 
+@pytest.mark.parametrize("path", cutedsl_policy.PATHS)
 @pytest.mark.parametrize("multiprocessors", [82, 132])
 def test_every_tiling_of_the_dsls_gemm_is_chosen_somewhere_and_no_other(
-    multiprocessors: int,
+    multiprocessors: int, path: str
 ) -> None:
     chosen = {
-        (m, n): cutedsl_policy.choose_config(m, n, multiprocessors)
+        (m, n): cutedsl_policy.choose_config(m, n, multiprocessors, path)
         for m, n in itertools.product((*SIZES, 32), SIZES)
     }
     assert {name for name, _ in chosen.values()} == set(cutedsl_policy.CONFIGS)
@@ -82,10 +83,33 @@ def test_every_claimed_arch_has_a_path_and_no_other() -> None:
                 cutedsl_policy.choose_path(arch)
 
 
+@pytest.mark.parametrize("m", [1024, 4096])
+def test_warpgroups_have_many_rows_and_no_fewer(m: int) -> None:
+    path = cutedsl_policy.ASIDE
+    name, reason = cutedsl_policy.choose_config(m, 8192, 132, path)
+    assert isinstance(cutedsl_policy.tile_of(name, path), cutedsl_policy.WarpgroupTile)
+    assert reason.endswith("tiles of 128x256, 1 or more a multiprocessor")
+    fewer, _ = cutedsl_policy.choose_config(m // 8, 8192, 132, path)
+    assert isinstance(cutedsl_policy.tile_of(fewer, path), cutedsl_policy.Tile)
+
+
+def test_a_path_has_its_own_way_to_dequantize() -> None:
+    converts = {path: cutedsl_policy.tile_of("m16n32", path) for path in cutedsl_policy.PATHS}
+    assert [tile.constants()["CONVERTS"] for tile in converts.values()] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("path", cutedsl_policy.PATHS)
 @pytest.mark.parametrize("name", cutedsl_policy.CONFIGS)
-def test_a_tiling_of_the_dsls_gemm_is_whole(name: str) -> None:
+def test_a_tiling_of_the_dsls_gemm_is_whole(name: str, path: str) -> None:
     """What the kernel divides by threads and warps comes out even, and fits into every arch."""
-    tile = cutedsl_policy.CONFIGS[name]
+    tile = cutedsl_policy.tile_of(name, path)
+    claim = cutedsl_policy.PATHS[path]
+    claimed = [arch for arch in SHARED_LIMITS if arches.admits(claim, arch)]
+    assert tile.shared_bytes <= min(SHARED_LIMITS[arch] for arch in claimed)
+    if isinstance(tile, cutedsl_policy.WarpgroupTile):
+        assert tile.rows % 128 == tile.columns % 128 == 0, "units of 128 rows"
+        assert tile.columns <= 256, "columns of a product"
+        return
     assert 128 % tile.rows == 128 % tile.columns == 0, "a tile lies in one tile of scales"
     assert tile.rows % (16 * tile.warps_m) == tile.columns % (8 * tile.warps_n) == 0
     slice_threads = tile.threads // tile.slices
@@ -94,5 +118,3 @@ def test_a_tiling_of_the_dsls_gemm_is_whole(name: str) -> None:
         assert rows * tile.spans * 2 % slice_threads == 0, "words of scales"
     assert slice_threads % (4 * tile.spans) == 0
     assert tile.slices < 16, "barriers"
-    claimed = [arch for arch in SHARED_LIMITS if arches.admits(cutedsl_policy.ARCH, arch)]
-    assert tile.shared_bytes <= min(SHARED_LIMITS[arch] for arch in claimed)
