@@ -1,11 +1,11 @@
 """PTX interpreted, a block at a time: what a kernel computes and touches, with no GPU.
 
 As much of PTX as the kernels of ``kernels/*/cutedsl`` are compiled to; an instruction that is not
-known here is named. Matrix products are in `ptx_mma`, bank conflicts in `ptx_banks`. Warps run in
-an order that a seed draws, each as far as it can. What is not there yet cannot be mistaken for
-data: shared memory begins as 0xFF, and what `cp.async` copies is 0xFF until the thread has waited
-for it. An access outside the given buffers is an error, as is one that is not aligned, and a
-product of two fp16 numbers that fp16 does not hold.
+known here is named. Matrix products are in `ptx_mma`, those of warpgroups in `ptx_wgmma`, bank
+conflicts in `ptx_banks`. Warps run in an order that a seed draws, each as far as it can. What is
+not there yet cannot be mistaken for data: shared memory begins as 0xFF, and what `cp.async` copies
+is 0xFF until the thread has waited for it. An access outside the given buffers is an error, as is
+one that is not aligned, and a product of two fp16 numbers that fp16 does not hold.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from suites.numeric import ptx_mma
+from suites.numeric import ptx_mma, ptx_wgmma
 from suites.numeric.ptx_banks import conflicts
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def parse(ptx: str) -> Program:
     text = re.sub(r"//[^\n]*", "", ptx)
     head, body = text[text.index(".entry") :].split("{", 1)
     body = re.sub(r"\.(?:reg|pragma)\b[^;]*;", "", body[: body.rindex("}")])
+    body = re.sub(r"^[ \t]*[{}][ \t]*$", "", body, flags=re.MULTILINE)  # scopes
     bound = re.search(r"\.reqntid (\d+)", head)
     assert bound is not None, "a kernel of the DSL has a block"
     code: list[Instruction] = []
@@ -152,6 +153,8 @@ class Block:
         self._done = np.zeros(threads, np.bool_)
         self._copies: list[list[list[tuple[int, Vector]]]] = [[[]] for _ in range(threads)]
         self._active = np.arange(threads)
+        self._stores = ptx_wgmma.Stores(self.shared_bytes)
+        self._under_way = [ptx_wgmma.Products() for _ in range(threads // WARP)]
         self._parameters = dict(zip(self.program.parameters, self.arguments, strict=True))
 
     def run(self) -> None:
@@ -217,7 +220,7 @@ class Block:
             found = self._active.astype(dtype)
         elif operand == "%ctaid.x":
             found = np.full(count, self.index, dtype)
-        elif operand.startswith("%"):
+        elif operand in self._registers or operand.startswith("%"):
             found = self._registers[operand][self._active]
         elif operand.startswith("__dynamic_shmem"):
             found = np.zeros(count, dtype)
@@ -371,9 +374,12 @@ class Block:
         self._write(operands[0], np.full(self._active.size, value, dtype))
 
     def _ld_global(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        places = self._places(operands[1], int(words[-1][1:]) // 8, "u64")
+        registers, bits = _vector(operands[0]), words[-1][1:]
+        places = self._places(operands[1], int(bits) // 8 * len(registers), "u64")
         assert self.memory.readable[places].all(), "a read outside of all buffers"
-        self._write(operands[0], self.memory.octets[places].view(_BITS[words[-1][1:]])[:, 0])
+        found: Vector = self.memory.octets[places].view(_BITS[bits])
+        for column, register in enumerate(registers):
+            self._write(register, found[:, column].copy())
 
     def _st_global(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         places = self._places(operands[0], int(words[-1][1:]) // 8, "u64")
@@ -392,9 +398,13 @@ class Block:
             self._write(register, values.astype(np.uint16) if bits == "8" else values.copy())
 
     def _st_shared(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        places = self._shared_places(operands[0], int(words[-1][1:]) // 8)
-        values = self._read(operands[1], words[-1].replace("f", "b"))
-        self._shared[places] = values[:, None].view(np.uint8)
+        registers, bits = _vector(operands[1]), words[-1][1:]
+        size = int(bits) // 8 * len(registers)
+        places = self._shared_places(operands[0], size)
+        self.conflicts += conflicts(places[:, 0], size)
+        values = np.stack([self._read(each, f"b{bits}") for each in registers], 1)
+        self._shared[places] = values.view(np.uint8)
+        self._stores.store(self._active, places)
 
     def _cp_async_cg(self, _: object, operands: tuple[str, ...]) -> None:
         size = int(operands[2])
@@ -436,6 +446,49 @@ class Block:
             assert len(waiting) <= count, "more threads at a barrier than it is for"
             if len(waiting) == count:
                 self._barrier[waiting] = -1
+                if count == self.program.threads:
+                    self._stores.pass_barrier()
+
+    def _fence(self, words: tuple[str, ...], _: object) -> None:
+        assert words[1:] == ("proxy", "async", "shared::cta"), words
+        self._stores.fence(self._active)
+
+    def _wgmma(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        for row in self._warps():
+            self._active = row
+            warp = self._under_way[row[0] // WARP]
+            if words[1] == "fence":
+                warp.fenced = True
+            elif words[1] == "commit_group":
+                warp.commit()
+            elif words[1] == "wait_group":
+                assert int(operands[0]) == 0, "a wait for some groups is not known here; add it"
+                for register, sums in warp.wait(self._shared).items():
+                    self._write(register, sums.view(np.uint32))
+            else:
+                self._product(warp, words, operands)
+
+    def _product(
+        self, warp: ptx_wgmma.Products, words: tuple[str, ...], operands: tuple[str, ...]
+    ) -> None:
+        assert words[1:4] == ("mma_async", "sync", "aligned"), words
+        assert operands[4:] == ("1", "1", "0", "0"), "a sign, or a transposed operand"
+        assert self._read(operands[3], "pred").all(), "sums that are not added to"
+        mine = int(self._active[0]) // WARP % 4 * 16
+        a = self._operand(operands[1], slice(mine, mine + 16))
+        b = self._operand(operands[2], slice(0, ptx_wgmma.columns_of(words[4:])))
+        registers = _vector(operands[0])
+        warp.add(registers, lambda each: self._read(each, "b32").view(np.float32), a, b)
+        for register in registers:
+            self._write(register, np.full(WARP, ptx_wgmma.NOTHING, np.uint32))
+        self.products += 1
+
+    def _operand(self, descriptor: str, rows: slice) -> ptx_wgmma.Operand:
+        """What a warp reads of the rows that a descriptor tells of."""
+        (given,) = np.unique(self._read(descriptor, "b64"))
+        places = ptx_wgmma.rows_of(int(given), rows.stop)[rows]
+        self._stores.require_seen(places)
+        return ptx_wgmma.Operand(places, self._shared[places])
 
     def _ldmatrix(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """Each eight threads give a matrix's rows; thread 4 r + c gets word c of row r of each."""

@@ -13,9 +13,16 @@ import torch
 
 from kernels.nvfp4 import triton_gemm
 from kernels.nvfp4.cutedsl_gemm import nvfp4_gemm_cutedsl
-from kernels.nvfp4.cutedsl_policy import CONFIGS
+from kernels.nvfp4.cutedsl_policy import CONFIGS, Tile, WarpgroupTile, choose_path, tile_of
 from suites.meta.scale_cutedsl import require_compiler
 from suites.numeric.interpreted_gemm import expected, interpreted, operands, require_equal
+
+
+def long(tile: Tile | WarpgroupTile) -> int:
+    """So many numbers along k that every stage is used twice, and the last step is not whole."""
+    if isinstance(tile, WarpgroupTile):
+        return 64 * 4 + 32
+    return 128 * tile.spans * tile.slices * (tile.stages + 1) + 32
 
 
 # Several tiles are walked alike whatever their size: one with a slice, and two with several.
@@ -23,19 +30,19 @@ from suites.numeric.interpreted_gemm import expected, interpreted, operands, req
 @pytest.mark.parametrize(
     ("config", "arch", "ragged"),
     [(config, "sm90", False) for config in CONFIGS]
-    + [("m16n32", "sm80", False), ("m64n64", "sm90", True)]
-    + [(config, "sm80", True) for config in ("m16n32", "m64n128", "m128n128")],
+    + [("m16n32", "sm80", False), ("m128", "sm89", False)]
+    + [("m64n64", "sm90", True), ("m128", "sm90", True)]
+    + [(config, "sm80", True) for config in ("m16n32", "m64n128", "m128")],
 )
 def test_the_code_computes_the_product(config: str, arch: str, *, ragged: bool) -> None:
     require_compiler()
-    tile = CONFIGS[config]
+    tile = tile_of(config, choose_path(arch)[0])
     if ragged:  # several tiles, a part of a step
         dtype = torch.bfloat16
         given = operands(tile.rows + 1, tile.columns + 8, 160, bias=None, row=112)
-    else:  # every stage is used twice, and the last step is not whole
+    else:
         dtype = torch.float16
-        k = 128 * tile.spans * tile.slices * (tile.stages + 1) + 32
-        given = operands(tile.rows - 3, tile.columns, k, bias=dtype)
+        given = operands(tile.rows - 3, tile.columns, long(tile), bias=dtype)
     actual, counts = interpreted(
         nvfp4_gemm_cutedsl, arch, given, config=config, dtype=dtype, seed=7
     )
