@@ -81,6 +81,7 @@ class WarpgroupTile:
     """A tiling of ``cutedsl/gemm_dequantized_async.py``, of two warpgroups of 64 rows each."""
 
     columns: int
+    buffers: int
     band: int
     rows: ClassVar[int] = 128
     threads: ClassVar[int] = 256
@@ -89,12 +90,17 @@ class WarpgroupTile:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory: two steps of 64 numbers a row in fp16."""
-        return 2 * (self.rows + self.columns) * 64 * 2
+        """Dynamic shared memory: a buffer has 64 numbers a row in fp16."""
+        return self.buffers * (self.rows + self.columns) * 64 * 2
 
     def constants(self) -> dict[str, int]:
         """What the kernel is compiled with."""
-        return {"ROWS": self.rows, "COLUMNS": self.columns, "BAND": self.band}
+        return {
+            "ROWS": self.rows,
+            "COLUMNS": self.columns,
+            "BUFFERS": self.buffers,
+            "BAND": self.band,
+        }
 
     def tiles(self, m: int, n: int) -> int:
         """Blocks of an output ``[m, n]``."""
@@ -111,7 +117,7 @@ CONFIGS: Final = {
     "m64n128": Tile(64, 128, warps_m=1, warps_n=2, slices=2, spans=1, stages=3, band=8),
     "m128": Tile(128, 128, warps_m=2, warps_n=2, slices=1, spans=1, stages=4, band=8),
 }
-_OF_PATH: Final = {ASIDE: {"m128": WarpgroupTile(256, band=8)}}
+_OF_PATH: Final = {ASIDE: {"m128": WarpgroupTile(256, buffers=3, band=8)}}
 # Tiles of 128 rows a multiprocessor, from which on they are worth it.
 _ENOUGH: Final = {SHIFTED: 2, CONVERTED: 2, ASIDE: 1}
 

@@ -462,8 +462,7 @@ class Block:
             elif words[1] == "commit_group":
                 warp.commit()
             elif words[1] == "wait_group":
-                assert int(operands[0]) == 0, "a wait for some groups is not known here; add it"
-                for register, sums in warp.wait(self._shared).items():
+                for register, sums in warp.wait(self._shared, left=int(operands[0])).items():
                     self._write(register, sums.view(np.uint32))
             else:
                 self._product(warp, words, operands)

@@ -7,18 +7,19 @@ threads that asked them to dequantize the next step. It runs on sm90 alone.
 
 Tiling: a block of two warpgroups owns one output tile of 128 rows by ``columns``, 128 or 256, of
 which each warpgroup multiplies 64 rows. A step is 64 along k: 32 bytes of codes and 4 scales a row.
-While a step is multiplied, each thread dequantizes its share of the next one into the other buffer
-and loads that of the one after. Then it waits for the products; a barrier begins the next step, by
-which all have done both. Tiles are numbered in bands of ``band`` tile rows, so that blocks that run
-together share weights in L2.
+While a step is multiplied, each thread dequantizes its share of the next one into the next of
+``buffers`` buffers and loads that of the one after. Then it waits for the products that read the
+buffer after next: with two buffers those of this step, with three those of the step before, so that
+tensor cores have work while threads meet. A barrier begins the next step. Tiles are numbered in
+bands of ``band`` tile rows, so that blocks that run together share weights in L2.
 
 Layout in global memory: codes ``[m, k/2]`` and ``[n, k/2]`` lie two a byte, even k in the low
 nibble; rows lie a multiple of 16 bytes apart, and begin at such. Scales lie in the layout 128x4;
 those of blocks beyond k do not count. Rows beyond m and n are the last row again, and are not
 stored. ``y`` is contiguous. Offsets are 64 bit.
 
-Layout in shared memory: two buffers of ``rows``, then two of ``columns`` rows, each row a step in
-fp16, 128 bytes. The place of 16 bytes in a row is their number XOR the row's, modulo 8: what
+Layout in shared memory: buffers of ``rows`` rows, then those of ``columns`` rows, each row a step
+in fp16, 128 bytes. The place of 16 bytes in a row is their number XOR the row's, modulo 8: what
 ``wgmma`` calls K-major with a swizzle of 128 bytes, and what keeps stores free of bank conflicts.
 
 Fragments: a sum does not care in which order k comes. A unit of 16 bytes of codes becomes 64 bytes
@@ -125,6 +126,7 @@ class Tiling:
 
     rows: int
     columns: int
+    buffers: int
     band: int
 
     @property
@@ -135,7 +137,7 @@ class Tiling:
     @property
     def columns_from(self) -> int:
         """Where in shared memory the buffers of columns begin."""
-        return 2 * self.rows * ROW
+        return self.buffers * self.rows * ROW
 
 
 def place_of_unit(t, index, member, buffer):
@@ -225,10 +227,10 @@ def products_of(t):
     return products
 
 
-def buffers(place, rows):
-    """Two buffers of so many rows of fp16 in shared memory, as ``wgmma`` reads them."""
+def buffers_at(place, rows, count):
+    """``count`` buffers of so many rows of fp16 in shared memory, as ``wgmma`` reads them."""
     atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, Float16)
-    layout = cute.tile_to_shape(atom, (rows, ALONG, 2), order=(0, 1, 2))
+    layout = cute.tile_to_shape(atom, (rows, ALONG, count), order=(0, 1, 2))
     pointer = cute.make_ptr(Float16, place, cute.AddressSpace.smem, assumed_align=SWIZZLED)
     return cute.make_tensor(cute.recast_ptr(pointer, layout.inner, Float16), layout.outer)
 
@@ -328,20 +330,26 @@ def gemm(
     shared = Int32(cute.arch.get_dyn_smem(cutlass.Uint8, alignment=SWIZZLED).toint())
     products = products_of(t)
     mine = products.get_slice(group * 128)
-    a = products.make_fragment_A(mine.partition_A(buffers(shared, t.rows)))
-    b = products.make_fragment_B(mine.partition_B(buffers(shared + t.columns_from, t.columns)))
+    of_rows = buffers_at(shared, t.rows, t.buffers)
+    of_columns = buffers_at(shared + t.columns_from, t.columns, t.buffers)
+    a = products.make_fragment_A(mine.partition_A(of_rows))
+    b = products.make_fragment_B(mine.partition_B(of_columns))
     sums = cute.make_rmem_tensor(mine.partition_shape_C((t.rows, t.columns)), Float32)
     sums.fill(0.0)
     origins = origins_of_units(t, inputs, member, row_0, column_0)
     held = cute.make_rmem_tensor((WORDS + 1, t.units), Uint32)
     share = (held, origins, member % 2, steps, octets)
     begin(t, share, shared, member)
+    reading = Int32(0)
     for step in cutlass.range(steps, unroll=1):
         fence_stores()
         cute.arch.sync_threads()
-        multiply_step(products, sums, a, b, step % 2)
-        dequantize_step(t, share, shared, member, (step + 1) % 2, step + 2)
-        warpgroup.wait_group(0)
+        multiply_step(products, sums, a, b, reading)
+        writing = choose(reading == t.buffers - 1, Int32(0), reading + 1)
+        dequantize_step(t, share, shared, member, writing, step + 2)
+        warpgroup.wait_group(t.buffers - 2)
+        reading = writing
+    warpgroup.wait_group(0)
 
     factor = cute.arch.load(alpha, Float32)
     row = row_0 + member // 32 * 16 + lane // 4
@@ -378,10 +386,11 @@ def nvfp4_gemm(
     y_bf16: Int32,
     ROWS: Constexpr,
     COLUMNS: Constexpr,
+    BUFFERS: Constexpr,
     BAND: Constexpr,
 ):
     """Launch one block; where the kernel is found on disk, none of this runs."""
-    t = Tiling(ROWS, COLUMNS, BAND)
+    t = Tiling(ROWS, COLUMNS, BUFFERS, BAND)
     gemm(
         codes, wcodes, ascales, wscales, alpha, bias, y, m, n, octets, wide, codes_row, wcodes_row,
         bias_column, has_bias, bias_bf16, y_bf16, t,
