@@ -41,6 +41,7 @@ FILES = {
     "kernels/svdq/cuda/gemm.cu": GEMM,
     "kernels/svdq/cuda/gemm_add_splits.cu": GEMM,
     "kernels/svdq/cuda/gemm_short.cu": GEMM,
+    "kernels/svdq/cuda/gemm_tall.cu": GEMM,
     "kernels/svdq/cuda/low_rank.cuh": GEMM,
     "kernels/svdq/cuda/quantize.cu": QUANTIZE,
     "kernels/svdq/cuda/quantize_add_splits.cu": QUANTIZE,
@@ -199,10 +200,11 @@ def real(module: str) -> Source:
     if "/quantize" in module or "encode" in module:
         defines = QUANTIZE_CONFIGS["m16k8_k4"].defines(16, bf16=True, clusters=True)
         return source_of("quantize.cu", "svdq_quantize_w4a4", defines)
-    short = "short" in module or "codes" in module
-    tile, file = ("m16n64", "gemm_short.cu") if short else ("m64n64", "gemm.cu")
+    short = "_short" * ("short" in module or "codes" in module)
+    kind = "_tall" if "tall" in module else short
+    tile = {"": "m64n64", "_short": "m16n64", "_tall": "m128n64"}[kind]
     defines = GEMM_TILES[tile].defines("s8", act_unsigned=False, bf16=True)
-    return source_of(file, f"svdq_gemm_w4a4{'_short' * short}", defines)
+    return source_of(f"gemm{kind}.cu", f"svdq_gemm_w4a4{kind}", defines)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,7 @@ def real(module: str) -> Source:
         ("kernels/svdq/cuda/low_rank.cuh", "low_rank_before_the_scale"),
         ("kernels/svdq/cuda/gemm_short.cu", "warp_barrier_removed"),
         ("kernels/svdq/cuda/gemm_short.cu", "fills_before_the_barrier"),
+        ("kernels/svdq/cuda/gemm_tall.cu", "waits_for_one_less"),
         ("kernels/svdq/cuda/codes.cuh", "careful_path_for_the_others"),
         ("kernels/svdq/cuda/quantize.cu", "other_stage"),
         ("kernels/svdq/cuda/quantize.cu", "cluster_barrier_removed"),
