@@ -331,9 +331,10 @@ class Block:
         x, y, chosen = (self._read(each, "b32") for each in operands[1:])
         octets = np.stack([x, y], 1).view(np.uint8)
         places = np.stack([chosen >> 4 * i & 15 for i in range(4)], 1).astype(np.int64)
-        assert (places < 8).all(), "a sign is to be repeated"
-        found = np.take_along_axis(octets, places, 1)
-        self._write(operands[0], np.ascontiguousarray(found).view(np.uint32)[:, 0])
+        found = np.take_along_axis(octets, places & 7, 1)
+        signs = np.where(found >> 7, 0xFF, 0).astype(np.uint8)  # for eight bits, of a place above 7
+        found = np.ascontiguousarray(np.where(places > 7, signs, found))
+        self._write(operands[0], found.view(np.uint32)[:, 0])
 
     def _shfl(self, _: object, operands: tuple[str, ...]) -> None:
         rows = self._warps()
@@ -373,7 +374,8 @@ class Block:
     def _cp_async_cg(self, _: object, operands: tuple[str, ...]) -> None:
         size = int(operands[2])
         to = self._shared_places(operands[0], size)
-        much = self._read(operands[3], "u32").astype(np.int64)
+        whole = np.full(self._active.size, size, np.uint32)
+        much = (self._read(operands[3], "u32") if operands[3:] else whole).astype(np.int64)
         assert (much <= size).all(), "more than the whole"
         origin = self._places(operands[1], 1, "u64") + np.arange(size)
         wanted = np.arange(size) < much[:, None]

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAN = 0x7F
+# Several tiles are walked alike whatever their size: one with a slice, and two with several.
+CASES = [
+    *((config, False) for config in CONFIGS),
+    *((config, True) for config in ("m16n32", "m64n128", "m128n128")),
+]
 
 
 def operands(m: int, n: int, k: int, *, bias: torch.dtype | None, row: int = 0) -> dict[str, Any]:
@@ -72,12 +77,7 @@ def expected(given: dict[str, Any], dtype: torch.dtype) -> Tensor:
     return value.float().to(dtype)
 
 
-# Several tiles are walked alike whatever their size: one with a slice, and two with several.
-@pytest.mark.parametrize(
-    ("config", "ragged"),
-    [(config, False) for config in CONFIGS]
-    + [(config, True) for config in ("m16n32", "m64n128", "m128n128")],
-)
+@pytest.mark.parametrize(("config", "ragged"), CASES)
 def test_the_code_computes_the_product(config: str, *, ragged: bool) -> None:
     require_compiler()
     tile = CONFIGS[config]
