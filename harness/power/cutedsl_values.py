@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from harness.power.syntax import called
+from harness.power.syntax import called, keyword
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,19 +113,31 @@ def functions(source: Source) -> tuple[Function, ...]:
     return (*source.devices, *source.hosts)
 
 
-def code(source: Source) -> Iterator[ast.AST]:
-    """Every node of the functions' bodies but docstrings and what lies in f-strings.
+@cache
+def code(source: Source) -> tuple[ast.AST, ...]:
+    """Every node of the functions' bodies that can hold a fault.
 
-    Python 3.11 does not know the place of what lies in an f-string.
+    Not docstrings; nor what lies in f-strings, whose place Python 3.11 does not know; nor what the
+    host passes to a kernel without a stream, since no host code is run for such a one.
     """
-    for function in functions(source):
-        docstring = ast.get_docstring(function) is not None
-        waiting: list[ast.AST] = list(reversed(function.body[docstring:]))
-        while waiting:
-            node = waiting.pop()
-            yield node
-            if not isinstance(node, ast.JoinedStr):
-                waiting += reversed(list(ast.iter_child_nodes(node)))
+    return tuple(node for function in functions(source) for node in _inside(function))
+
+
+def body(function: Function) -> list[ast.stmt]:
+    """A function's statements but for its docstring."""
+    return function.body[ast.get_docstring(function) is not None :]
+
+
+def _inside(function: Function) -> Iterator[ast.AST]:
+    waiting: list[ast.AST] = list(reversed(body(function)))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        launches = isinstance(node, ast.Call) and called(node).endswith(".launch")
+        if launches and isinstance(node, ast.Call) and not keyword(node, "stream"):
+            waiting += node.keywords
+        elif not isinstance(node, ast.JoinedStr):
+            waiting += reversed(list(ast.iter_child_nodes(node)))
 
 
 def _scopes(source: Source) -> Iterator[tuple[ast.AST, str]]:

@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from harness.power.cutedsl_values import code, functions
+from harness.power.cutedsl_values import body, code, functions
 from harness.power.syntax import Found, Source, called, keyword, rule
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def barrier_of_others(source: Source) -> Found:
 def other_steps_first(source: Source) -> Found:
     """A wait or a barrier behind what it should come before, and the other way round."""
     marked = {statement for statement, _ in _ordering(source, ORDER)}
-    for body in _bodies(source):
-        for first, second in pairwise(body):
+    for statements in _bodies(source):
+        for first, second in pairwise(statements):
             plain = isinstance(second, ast.Assign) or isinstance(first, ast.Assign)
             if (first in marked or second in marked) and not plain:
                 yield source.swapped(first, second)
@@ -137,11 +137,12 @@ def _ordering(source: Source, pattern: str) -> Iterator[tuple[ast.Expr, str]]:
 
 
 def _bodies(source: Source) -> Iterator[list[ast.stmt]]:
-    for node in (*functions(source), *code(source)):
+    yield from map(body, functions(source))
+    for node in code(source):
         for name in ("body", "orelse"):
-            body = getattr(node, name, None)
-            if isinstance(body, list) and len(body) > 1:
-                yield body
+            found = getattr(node, name, None)
+            if isinstance(found, list):
+                yield found
 
 
 def _has_name(source: Source, node: ast.AST, name: str) -> bool:

@@ -90,9 +90,9 @@ def other_role(source: Source) -> Found:
     """Weights for activations, columns for rows, the other half of a pair."""
     for function in functions(source):
         known = names_in(function) | {each.arg for each in function.args.args}
-        inside = {id(each) for statement in function.body for each in ast.walk(statement)}
+        inside = set(ast.walk(function))
         for node in code(source):
-            if id(node) in inside and (other := _partner(node, known)):
+            if node in inside and (other := _partner(node, known)):
                 yield node, other
 
 
