@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import Expected, op, output, size, tensor
-from harness.draws import choice
 from harness.values import Family
-from references.nvfp4_format import BLOCK, decode_e2m1, linear
+from references.nvfp4_format import BLOCK, Padding, decode_e2m1, linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,28 +36,29 @@ def every_scale(
 def special(
     name: str, role: str, shape: tuple[int, ...], dtype: torch.dtype, generator: Generator
 ) -> Tensor | None:
-    """A NaN for about one block scale in 256, in the padding too, where it must do no harm.
-
-    In one draw of four also for all blocks that are padding where k is no multiple of 64, since few
-    are hit by chance: the last two columns of the layout 128x4.
-    """
+    """A NaN for about one block scale in 256, in the padding too, where it must do no harm."""
     made = every_scale(name, role, shape, dtype, generator)
     if made is None:
         return None
-    made = torch.where(torch.rand(shape, generator=generator) < 1 / 256, torch.nan, made)
-    if choice(4, generator) == 0:
-        tiles = made.reshape(*shape[:-2], shape[-2] // 128, shape[-1] // 4, 512)
-        tiles[..., -1, :].view(*tiles.shape[:-2], 128, 4)[..., 2:] = torch.nan
-        made = tiles.reshape(shape)
-    return made
+    return torch.where(torch.rand(shape, generator=generator) < 1 / 256, torch.nan, made)
 
 
 @op(
     inputs={
         "codes": tensor("m k//2", dtype="uint8", role="code"),
         "wcodes": tensor("n k//2", dtype="uint8", role="code"),
-        "ascales": tensor("(m+127)//128*128 (k//16+3)//4*4", dtype="float8_e4m3fn", role="scale"),
-        "wscales": tensor("(n+127)//128*128 (k//16+3)//4*4", dtype="float8_e4m3fn", role="scale"),
+        "ascales": tensor(
+            "(m+127)//128*128 (k//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("m", "k//16"),
+        ),
+        "wscales": tensor(
+            "(n+127)//128*128 (k//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("n", "k//16"),
+        ),
         "alpha": tensor("1", dtype="float32", role="scale"),
         "bias": tensor("n", role="weight", optional="bias"),
     },
