@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness import cutedsl
 from harness.artifact import CompileFailed
 from harness.check import Settings
 from harness.cutedsl import compile_source
@@ -198,7 +199,9 @@ def test_a_mutant_compiles_to_other_machine_code_and_is_kept_apart_on_disk(
     tmp_path: Path, rule: str, before: str
 ) -> None:
     require_compiler()
-    original = replace(_gemm(CONFIGS["m16n32"]).source, specific=True)  # for sm_90a
+    source = _gemm(CONFIGS["m16n32"]).source
+    assert isinstance(source, cutedsl.Source)
+    original = replace(source, specific=True)  # for sm_90a
     changed = replace(original, text=chosen(rule, before).apply(original.text))
     made = [compile_source(each, "sm90", folder=tmp_path) for each in (original, changed)]
     again = [compile_source(each, "sm90", folder=tmp_path) for each in (original, changed)]

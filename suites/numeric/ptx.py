@@ -43,7 +43,8 @@ _INTEGERS: Final = {
     "shl": np.left_shift,
     "shr": np.right_shift,
 }
-_FLOATS: Final = {"add": np.add, "mul": np.multiply}
+_FLOATS: Final = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+_HALVES: Final = {"f16": torch.float16, "bf16": torch.bfloat16}
 _COMPARISONS: Final = {
     "eq": np.equal,
     "ne": np.not_equal,
@@ -165,7 +166,7 @@ class Block:
         self._next[threads] = at + 1
         self._active = threads
         if instruction.guard:
-            holds = self._registers[instruction.guard.removeprefix("!")][threads]
+            holds = self._register(instruction.guard.removeprefix("!"))[threads]
             self._active = threads[holds ^ instruction.guard.startswith("!")]
         if not self._active.size:
             return
@@ -207,7 +208,7 @@ class Block:
         elif operand == "%ctaid.x":
             found = np.full(count, self.index, dtype)
         elif operand.startswith("%"):
-            found = self._registers[operand][self._active]
+            found = self._register(operand)[self._active]
         elif operand.startswith("__dynamic_shmem"):
             found = np.zeros(count, dtype)
         else:
@@ -217,6 +218,13 @@ class Block:
             msg = f"{operand} holds {found.dtype}, not {kind}"
             raise TypeError(msg)
         return found.view(_SIGNED.get(kind, dtype))
+
+    def _register(self, name: str) -> Vector:
+        """A register's values in all threads; one that nothing wrote holds whatever it likes."""
+        if name not in self._registers:
+            msg = f"{name} is read before anything has written it"
+            raise ValueError(msg)
+        return self._registers[name]
 
     def _write(self, register: str, values: Vector) -> None:
         zeros = np.zeros(self.program.threads, values.dtype)
@@ -309,18 +317,20 @@ class Block:
     def _cvt(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         to, origin = words[-2:]
         if to in {"f16x2", "bf16x2"}:
-            dtype = torch.float16 if to == "f16x2" else torch.bfloat16
             high, low = (
-                torch.from_numpy(self._read(each, "b32").view(np.float32)).to(dtype)
+                _rounded(self._read(each, "b32"), to.removesuffix("x2"), words[1])
                 for each in operands[1:]
             )
             pairs = torch.stack([low, high], 1).view(torch.uint32)
             self._write(operands[0], pairs.reshape(-1).numpy())
-        elif origin == "f16":
-            values = self._read(operands[1], "b16").view(np.float16).astype(np.float32)
-            self._write(operands[0], values.view(np.uint32))
+        elif to in _HALVES:
+            half = _rounded(self._read(operands[1], "b32"), to, words[1])
+            self._write(operands[0], half.view(torch.uint16).numpy())
+        elif origin in _HALVES:
+            half = torch.from_numpy(self._read(operands[1], "b16").copy()).view(_HALVES[origin])
+            self._write(operands[0], half.float().numpy().view(np.uint32))
         else:
-            values = self._registers[operands[1]][self._active]
+            values = self._register(operands[1])[self._active]
             values = values.astype(origin.replace("s", "int").replace("u", "uint"))
             values = values.astype(to.replace("s", "int").replace("u", "uint"))
             if values.dtype.itemsize == 1:  # a register has 16 bits at least
@@ -339,7 +349,7 @@ class Block:
     def _shfl(self, _: object, operands: tuple[str, ...]) -> None:
         rows = self._warps()
         lanes = self._read(operands[2], "u32").reshape(rows.shape).astype(np.int64)
-        found = np.take_along_axis(self._registers[operands[1]][rows], lanes, 1)
+        found = np.take_along_axis(self._register(operands[1])[rows], lanes, 1)
         self._write(operands[0].partition("|")[0], found.reshape(-1))
 
     def _ld_param(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
@@ -420,15 +430,15 @@ class Block:
         group, quad = np.arange(WARP) // 4, np.arange(WARP) % 4
         a, b, c = (np.zeros((len(rows), *shape)) for shape in ((16, 16), (16, 8), (16, 8)))
         for i, register in enumerate(named[1]):
-            pairs = _halves(self._registers[register][rows])
+            pairs = _halves(self._register(register)[rows])
             for k in range(2):
                 a[:, group + i % 2 * 8, 2 * quad + k + i // 2 * 8] = pairs[..., k]
         for i, register in enumerate(named[2]):
-            pairs = _halves(self._registers[register][rows])
+            pairs = _halves(self._register(register)[rows])
             for k in range(2):
                 b[:, 2 * quad + k + i * 8, group] = pairs[..., k]
         for i, register in enumerate(named[3]):
-            held = self._registers[register][rows] if register.startswith("%") else None
+            held = self._register(register)[rows] if register.startswith("%") else None
             value = np.array(0 if held is None else held.view(np.float32))
             c[:, group + i // 2 * 8, 2 * quad + i % 2] = value
         sums = (c + a @ b).astype(np.float32)
@@ -478,6 +488,19 @@ def _number(value: object) -> int:
 def _bits(values: Vector) -> Vector:
     """Integers of either sign as a register holds them."""
     return values if values.dtype == np.bool_ else values.view(f"u{values.dtype.itemsize}")
+
+
+def _rounded(words: Vector, to: str, how: str) -> Tensor:
+    """Numbers of 16 bits near those of 32: the nearest, ties to even, or the next towards zero."""
+    wide = torch.from_numpy(words.view(np.float32))
+    near = wide.to(_HALVES[to])
+    if how == "rn":
+        return near
+    if how != "rz":
+        msg = f"rounding {how!r} is not known here; add it"
+        raise NotImplementedError(msg)
+    beyond = near.float().abs() > wide.abs()  # the bits of a magnitude are those of an integer
+    return (near.view(torch.int16) - beyond.to(torch.int16)).view(_HALVES[to])
 
 
 def _halves(words: Vector) -> Vector:
