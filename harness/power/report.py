@@ -82,9 +82,12 @@ def of_row(row: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def insert(document: str, matrix: Matrix) -> str:
-    """``document`` with the tables between the marks of the matrix's arch; raises NoPlace."""
-    arch = matrix.run["arch"]
+def insert(document: str, matrix: Matrix, part: str = "") -> str:
+    """``document`` with the tables between the marks of the matrix's arch; raises NoPlace.
+
+    ``part`` is a word of the marks, where a document has several runs on one arch.
+    """
+    arch = f"{matrix.run['arch']} {part}".strip()
     opening, closing = f"<!-- power {arch} -->", f"<!-- end of power {arch} -->"
     before, found, rest = document.partition(opening)
     _, closed, after = rest.partition(closing)

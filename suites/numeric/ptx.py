@@ -3,8 +3,9 @@
 As much of PTX as the kernels of ``kernels/*/cutedsl`` are compiled to; an instruction that is not
 known here is named. Warps run in an order that a seed draws, each as far as it can. What is not
 there yet cannot be mistaken for data: shared memory begins as 0xFF, and what `cp.async` copies is
-0xFF until the thread has waited for it. An access outside the given buffers is an error, as is one
-that is not aligned, and a product of two fp16 numbers that fp16 does not hold.
+0xFF until the thread has waited for it; nothing else may be written there meanwhile. An access
+outside the given buffers is an error, as is one that is not aligned, the use of a register that
+nothing wrote, and a product of two fp16 numbers that fp16 does not hold.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ class Block:
         self._next = np.zeros(threads, np.int64)
         self._barrier = np.full(threads, -1)
         self._done = np.zeros(threads, np.bool_)
+        self._coming = np.zeros(self.shared_bytes, np.int64)  # copies under way to each byte
         self._copies: list[list[list[tuple[int, Vector]]]] = [[[]] for _ in range(threads)]
         self._active = np.arange(threads)
         self._parameters = dict(zip(self.program.parameters, self.arguments, strict=True))
@@ -378,6 +380,7 @@ class Block:
 
     def _st_shared(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         places = self._shared_places(operands[0], int(words[-1][1:]) // 8)
+        assert not self._coming[places].any(), "a copy is under way to where this writes"
         values = self._read(operands[1], words[-1].replace("f", "b"))
         self._shared[places] = values[:, None].view(np.uint8)
 
@@ -392,6 +395,8 @@ class Block:
         assert (origin[wanted[:, 0], 0] % size == 0).all(), "an address that is not aligned"
         assert self.memory.readable[origin[wanted]].all(), "a copy from outside of all buffers"
         values = np.where(wanted, self.memory.octets[np.where(wanted, origin, 0)], 0)
+        assert not self._coming[to].any(), "another copy is under way to this place"
+        np.add.at(self._coming, to, 1)
         self._shared[to] = POISON
         for thread, place, row in zip(self._active, to[:, 0], values.astype(np.uint8), strict=True):
             self._copies[thread][-1].append((int(place), row))
@@ -408,6 +413,7 @@ class Block:
             while len(open_groups) - 1 > int(operands[0]):
                 for place, row in open_groups.pop(0):
                     self._shared[place : place + row.size] = row
+                    self._coming[place : place + row.size] -= 1
 
     def _bar(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """Barriers of the block by number; those of a warp after them."""
