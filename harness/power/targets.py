@@ -85,7 +85,9 @@ def targets(package: str) -> tuple[Target, ...]:
         if concerned and name not in made:
             first = min(concerned, key=lambda each: not each.emulated)
             found.append(Target(first.kernel, name, path, wraps=bool(wrapped)))
-    found += _device_sources({m: (each.kernel, *trees[m]) for m, each in made.items()})
+    places = {m: (each.kernel, *trees[m]) for m, each in made.items()}
+    found += _device_sources(places, r"cuh?")
+    found += _device_sources({m: p for m, p in places.items() if _is_cutedsl(p[0])}, "py")
     return tuple(sorted(found, key=lambda target: (target.kernel, target.module)))
 
 
@@ -98,9 +100,18 @@ class _Declared:
     emulated: bool
 
 
-def _device_sources(made: Mapping[str, tuple[str, Path, ast.Module]]) -> Iterator[Target]:
+def _is_cutedsl(kernel: str) -> bool:
+    """Whether a kernel, ``op.backend`` or with its variant, is in the CuTe DSL."""
+    return kernel.split(".")[1:2] == ["cutedsl"]
+
+
+def _device_sources(
+    made: Mapping[str, tuple[str, Path, ast.Module]], suffix: str
+) -> Iterator[Target]:
     """The files of device code that one kernel's module names, with what they include."""
-    files = {each[0]: _with_headers(_named(*each)) for each in made.values()}
+    files = {
+        kernel: _with_headers(_named(path, tree, suffix)) for kernel, path, tree in made.values()
+    }
     files = {kernel: own for kernel, own in files.items() if own}
     roots = {kernel: path.parents[module.count(".")] for module, (kernel, path, _) in made.items()}
     for kernel, own in files.items():
@@ -111,16 +122,15 @@ def _device_sources(made: Mapping[str, tuple[str, Path, ast.Module]]) -> Iterato
                 yield Target(kernel, path.relative_to(roots[kernel]).as_posix(), path)
 
 
-def _named(kernel: str, module: Path, tree: ast.Module) -> Iterator[Path]:
+def _named(module: Path, tree: ast.Module, suffix: str) -> Iterator[Path]:
     """The files whose names are strings of a module, ``"name.cu"``, anywhere below its folder.
 
     A header, ``"name.cuh"``, is one that the module puts into a file of another one. ``"name.py"``
-    is a text in the CuTe DSL where the kernel is said to be, and any string elsewhere.
+    is a text in the CuTe DSL where a kernel is said to be, and any string elsewhere.
     """
-    kinds = r"cuh?|py" if "cutedsl" in kernel.split(".")[1:2] else r"cuh?"
     for node in ast.walk(tree):
         text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and re.fullmatch(rf"[\w./-]+\.({kinds})", text):
+        if isinstance(text, str) and re.fullmatch(rf"[\w./-]+\.{suffix}", text):
             found = sorted(module.parent.rglob(text))
             if len(found) != 1:
                 places = ", ".join(map(str, found)) or "none"

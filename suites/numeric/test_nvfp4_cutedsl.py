@@ -1,8 +1,9 @@
 """The PTX of the DSL's NVFP4 GEMM, interpreted: every tiling computes what the reference says.
 
-With no GPU. It shows indices, masks, roundings, the order of copies and barriers, and that each product of a
-code and a scale is exact; it says nothing of ptxas or of a device. Scales are small integers and
-``alpha`` is a power of two, so that every sum is exact and results are equal to the last bit.
+With no GPU. It shows indices, masks, roundings, the order of copies and barriers, and that each
+product of a code and a scale is exact; it says nothing of ptxas or of a device. Scales are small
+integers and ``alpha`` is a power of two, so that every sum is exact and results are equal to the
+last bit.
 """
 
 from __future__ import annotations
