@@ -91,7 +91,7 @@ def reference(given: dict[str, Any], dtype: torch.dtype) -> Any:  # noqa: ANN401
 
 
 def require_equal(actual: Tensor, wanted: Tensor) -> None:
-    """Equal to the last bit, signs of zeros too; a row and a column, whose scale is one, are NaN."""
+    """Equal to the last bit, signs of zeros too; the row and the column of a NaN scale are NaN."""
     assert torch.equal(actual.isnan(), wanted.isnan())
     assert wanted.isnan().sum() == sum(wanted.shape) - 1
     bits = (each.nan_to_num().view(torch.int16) for each in (actual, wanted))
