@@ -295,28 +295,21 @@ def test_a_child_runs_neither_what_does_not_compile_nor_what_is_the_same(
     assert done.stdout.strip() == told
 
 
+# A fault takes half a minute: these two show that the command works, docs/power.md has a sample.
 @pytest.mark.parametrize(
-    ("rule", "before", "status"),
-    [
-        ("truncates", "rn", "killed"),
-        ("drop_sign", "-0.0", "killed"),
-        ("never_waits", 'inline_ptx("cp.async.wait_group 0;")', "killed"),
-        ("swapped_results", "low, high", "survived"),
-    ],
-    ids=["rounding", "zero", "a copy under way", "the same in both operands"],
+    ("rule", "before"),
+    [("truncates", "rn"), ("never_waits", 'inline_ptx("cp.async.wait_group 0;")')],
+    ids=["rounding", "a copy under way"],
 )
-def test_interpreted_ptx_kills_what_is_a_fault(
-    tmp_path: Path, rule: str, before: str, status: str
-) -> None:
+def test_interpreted_ptx_kills_what_is_a_fault(tmp_path: Path, rule: str, before: str) -> None:
     require_compiler()
     mutant = chosen(rule, before)
     words = [sys.executable, "-m", "suites.numeric.interpreted_mutants", "--mutant", mutant.id]
     words += ["--out", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(f"1/1 {status}: {mutant.id} "), done.stdout
-    counts = f"1 | {int(status == 'killed')} | {int(status == 'survived')} |"
-    assert f"| {mutant.family} | {counts}" in done.stdout
+    assert done.stdout.startswith(f"1/1 killed: {mutant.id} "), done.stdout
+    assert f"| {mutant.family} | 1 | 1 | 0 |" in done.stdout
 
 
 def campaign(folder: Path, *asked: str, mutant: str | None = None) -> Campaign:
@@ -331,11 +324,8 @@ def campaign(folder: Path, *asked: str, mutant: str | None = None) -> Campaign:
     return made
 
 
-@pytest.mark.parametrize("asked", [(), (GEMM, SCALED)], ids=["all", "both"])
-def test_mutants_that_need_another_arch_are_listed_and_not_tried(
-    tmp_path: Path, asked: tuple[str, ...]
-) -> None:
-    made = campaign(tmp_path, *asked)
+def test_mutants_that_need_another_arch_are_listed_and_not_tried(tmp_path: Path) -> None:
+    made = campaign(tmp_path, GEMM, SCALED)
     assert {each.kernel for each in made.mutants} == {GEMM}
     assert {each for each in made.mutants if "/" in each.module} == {
         each for each in bundled() if each.kernel == GEMM
