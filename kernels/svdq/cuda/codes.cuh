@@ -63,6 +63,7 @@ SVDQ_INLINE void multiply_last(int (&total)[4], const unsigned (&a)[kWaves][4],
   if constexpr (PATH_S8) ptx::product_s8(total, a[1], b[0][1], b[1][1]);
 }
 
+// Both.
 SVDQ_INLINE void multiply_codes(int (&total)[4], const unsigned (&a)[kWaves][4],
                                 const unsigned (&b)[2][kWaves]) {
   multiply_first(total, a, b);
