@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.upstream import Upstream
     from harness.values import Family
 
+    Unread = Callable[[Mapping[str, int]], torch.Tensor]
     DtypeRule = str | Callable[[torch.dtype, Mapping[str, object]], torch.dtype]
 
 __all__ = [
@@ -46,7 +47,8 @@ ROLES: Final = ("data", "weight", "scale", "code", "index")
 class TensorSpec:
     """One input: its shape over axes, its dtype if fixed, its role, its group if optional.
 
-    ``below``, of an index, is the expression over axes that its values stay below.
+    ``below``, of an index, is the expression over axes that its values stay below. ``unread`` says
+    at which sizes what is padding, true where no result may depend on an element.
     """
 
     shape: tuple[str, ...]
@@ -54,6 +56,7 @@ class TensorSpec:
     role: str = "data"
     optional: str | None = None
     below: str | None = None
+    unread: Unread | None = None
 
     def dims(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The concrete shape at ``sizes``."""
@@ -162,6 +165,7 @@ def tensor(
     role: str = "data",
     optional: str | None = None,
     below: str | None = None,
+    unread: Unread | None = None,
 ) -> TensorSpec:
     """An input over axes, e.g. ``tensor("k//64 m", role="scale")``.
 
@@ -169,10 +173,11 @@ def tensor(
     value family, ``weight`` stays ordinary beside most extreme data, ``scale`` is positive and
     floating point, ``code`` is an integer of any bits, ``index`` an integer in 0..``below`` - 1,
     ``below`` being an axis or an expression over axes. Inputs with the same ``optional`` word are
-    left out (None) together in some cases.
+    left out (None) together in some cases. ``unread`` maps sizes to a mask of the last axes, true
+    for padding: in every other case that holds 0xFF, a NaN in all formats.
     """
     check_word("role", role, ROLES, of=f"tensor({shape!r})")
-    return TensorSpec(tuple(shape.split()), dtype, role, optional, below)
+    return TensorSpec(tuple(shape.split()), dtype, role, optional, below, unread)
 
 
 def output(

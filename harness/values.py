@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from harness.case import Case
-    from harness.declare import Op
+    from harness.declare import Op, TensorSpec
 
     Shape = tuple[int, ...]
     Numbers = Callable[[Shape, torch.dtype, Generator], Tensor]
@@ -76,7 +76,16 @@ def make(op: Op, name: str, case: Case, dtype: torch.dtype, generator: Generator
         made = FAMILIES["normal"].make(name, spec.role, shape, dtype, generator)
     if spec.below is not None and isinstance(made, torch.Tensor):
         made = _below(spec.below, made, case)
-    return _fitting(op, name, case, made, dtype)
+    return _spoiled(spec, case, _fitting(op, name, case, made, dtype))
+
+
+def _spoiled(spec: TensorSpec, case: Case, made: Tensor) -> Tensor:
+    """0xFF for padding, in every other case: kernels that read it meet both that and numbers."""
+    if spec.unread is None or case.seed % 2 == 0 or not made.numel():
+        return made
+    padding = spec.unread(case.size_of).expand(made.shape)
+    octets = made.view(torch.uint8).reshape(*made.shape, made.itemsize)
+    return octets.masked_fill(padding[..., None], 0xFF).view(made.dtype).reshape(made.shape)
 
 
 def _below(bound: str, drawn: Tensor, case: Case) -> Tensor:

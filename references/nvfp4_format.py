@@ -8,12 +8,17 @@ matrix instructions read: rows padded to 128 and columns to 4, tiles of 128 by 4
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import torch
 
+from harness.expression import evaluate
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 BLOCK: Final = 16
@@ -55,6 +60,20 @@ def places(rows: int, columns: int, device: torch.device) -> Tensor:
     c = torch.arange(columns, device=device)[None, :]
     tile = (r // 128) * -(-columns // 4) + c // 4
     return tile * 512 + (r % 32) * 16 + (r % 128) // 32 * 4 + c % 4
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What of the layout 128x4 is padding, where it holds so many rows and blocks of a row."""
+
+    rows: str
+    columns: str
+
+    def __call__(self, sizes: Mapping[str, int]) -> Tensor:
+        """A mask of the buffer, ``[rows', columns']``; the numbers are expressions over axes."""
+        rows, columns = (evaluate(word, sizes) for word in (self.rows, self.columns))
+        real = swizzled(torch.ones(rows, columns, dtype=torch.bool))
+        return ~real
 
 
 def swizzled(scales: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from harness import Expected, op, output, size, tensor
 from harness.values import Family
-from references.nvfp4_format import BLOCK, decode_e2m1, linear
+from references.nvfp4_format import BLOCK, Padding, decode_e2m1, linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +47,18 @@ def special(
     inputs={
         "codes": tensor("m k//2", dtype="uint8", role="code"),
         "wcodes": tensor("n k//2", dtype="uint8", role="code"),
-        "ascales": tensor("(m+127)//128*128 (k//16+3)//4*4", dtype="float8_e4m3fn", role="scale"),
-        "wscales": tensor("(n+127)//128*128 (k//16+3)//4*4", dtype="float8_e4m3fn", role="scale"),
+        "ascales": tensor(
+            "(m+127)//128*128 (k//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("m", "k//16"),
+        ),
+        "wscales": tensor(
+            "(n+127)//128*128 (k//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("n", "k//16"),
+        ),
         "alpha": tensor("1", dtype="float32", role="scale"),
         "bias": tensor("n", role="weight", optional="bias"),
     },

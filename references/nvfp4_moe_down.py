@@ -9,6 +9,7 @@ import torch
 from harness import Expected, op, output, size, tensor
 from harness.values import Family
 from references.nvfp4_experts import FAMILIES, PLAIN, routed
+from references.nvfp4_format import Padding
 from references.nvfp4_gemm import dequantized, every_scale, out_dtype_of
 
 if TYPE_CHECKING:
@@ -19,8 +20,18 @@ if TYPE_CHECKING:
     inputs={
         "codes": tensor("m t i//2", dtype="uint8", role="code"),
         "wcodes": tensor("e h i//2", dtype="uint8", role="code"),
-        "ascales": tensor("(m*t+127)//128*128 (i//16+3)//4*4", dtype="float8_e4m3fn", role="scale"),
-        "wscales": tensor("e (h+127)//128*128 (i//16+3)//4*4", dtype="float8_e4m3fn", role="scale"),
+        "ascales": tensor(
+            "(m*t+127)//128*128 (i//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("m*t", "i//16"),
+        ),
+        "wscales": tensor(
+            "e (h+127)//128*128 (i//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("h", "i//16"),
+        ),
         "topk_ids": tensor("m t", dtype="int32", role="index", below="e"),
         "topk_weights": tensor("m t", dtype="float32", role="weight"),
         "alphas": tensor("e", dtype="float32", role="scale"),

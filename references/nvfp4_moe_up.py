@@ -9,7 +9,7 @@ import torch
 from harness import Within, op, output, size, tensor
 from harness.budget import UNIT_ROUNDOFF, Budget, Expected
 from references.nvfp4_experts import FAMILIES, PLAIN, routed
-from references.nvfp4_format import BLOCK, encode_e2m1, swizzled
+from references.nvfp4_format import BLOCK, Padding, encode_e2m1, swizzled
 from references.nvfp4_gemm import dequantized
 from references.nvfp4_recipes import vllm_factor, vllm_scale
 
@@ -27,9 +27,17 @@ _ROUNDINGS = 16  # half ulps: an approximate exponential and quotient, two produ
     inputs={
         "codes": tensor("m k//2", dtype="uint8", role="code"),
         "wcodes": tensor("e 2*i k//2", dtype="uint8", role="code"),
-        "ascales": tensor("(m+127)//128*128 (k//16+3)//4*4", dtype="float8_e4m3fn", role="scale"),
+        "ascales": tensor(
+            "(m+127)//128*128 (k//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("m", "k//16"),
+        ),
         "wscales": tensor(
-            "e (2*i+127)//128*128 (k//16+3)//4*4", dtype="float8_e4m3fn", role="scale"
+            "e (2*i+127)//128*128 (k//16+3)//4*4",
+            dtype="float8_e4m3fn",
+            role="scale",
+            unread=Padding("2*i", "k//16"),
         ),
         "topk_ids": tensor("m t", dtype="int32", role="index", below="e"),
         "alphas": tensor("e 2", dtype="float32", role="scale"),

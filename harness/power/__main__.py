@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help="report on a matrix.json made earlier, run nothing",
     )
     add("--into", type=Path, metavar="PATH", help="replace the figures of this run in a document")
+    add("--part", default="", metavar="WORD", help="of the document, as its marks name it")
     return parser
 
 
@@ -168,7 +169,7 @@ def _show(found: matrix.Matrix, options: argparse.Namespace) -> int:
     with suppress(ImportError):
         report.plot(found, options.out / "power.svg")
     if options.into:
-        _write(options.into, report.insert(options.into.read_text("utf-8"), found))
+        _write(options.into, report.insert(options.into.read_text("utf-8"), found, options.part))
     sys.stdout.write(f"{text}\n{report.last_line(found)}\n")
     return int(bool(report.doubts(found)))
 

@@ -27,7 +27,7 @@ from harness.arch import CPU
 from harness.power import matrix, witness
 from harness.power.correct import Judged
 from harness.power.isolation import Ending, Limits, run
-from harness.power.mutation import RULES, mutations, sample
+from harness.power.mutation import mutations, sample
 from harness.power.session import (
     MAIN,
     Began,
@@ -40,7 +40,7 @@ from harness.power.session import (
     TryCorrect,
     TryMutant,
 )
-from harness.power.targets import suffix_of, targets
+from harness.power.targets import DEVICE_FILES, targets
 from harness.power.trace import Step
 
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ class Campaign:
                 "quick": self.options.quick,
                 "seconds": self.options.seconds if math.isfinite(self.options.seconds) else None,
                 "mutants": len(self.mutants),
+                "elsewhere": self.elsewhere,
                 "seed": settings.seed,
                 "cases": settings.cases,
                 "versions": record.versions(),
@@ -268,15 +269,34 @@ class Campaign:
 
     def _chosen(self) -> list[Described]:
         known = {kernel.name: kernel for kernel in self.inventory.kernels}
-        if unknown := [name for name in self.wanted.kernels if name not in known]:
+        elsewhere = self.inventory.elsewhere
+        if unknown := [n for n in self.wanted.kernels if n not in {*known, *elsewhere}]:
             msg = f"kernel={unknown[0]!r} is unknown; known: {', '.join(known) or 'none'}"
             raise NoMutants(msg)
+        wanted = self.wanted.kernels or tuple(known)
         if self.wanted.mutant is not None:
-            return [k for k in known.values() if self.wanted.mutant.startswith(f"{k.name}/")]
-        return [known[name] for name in (self.wanted.kernels or known)]
+            wanted = (self.wanted.mutant.partition("/")[0],)
+        if wanted and not known.keys() & set(wanted) and (away := elsewhere.keys() & set(wanted)):
+            name = min(away)
+            needed = f"kernel={name!r} needs {elsewhere[name]}, and this is {self.options.arch}"
+            msg = f"{needed}; its mutants are made by harness.power.mutation --list --kernel {name}"
+            raise NoMutants(msg)
+        return [known[name] for name in wanted if name in known]
+
+    @cached_property
+    def elsewhere(self) -> dict[str, dict[str, object]]:
+        """How many mutants of which kernels were asked for and need another arch, and which."""
+        away = self.inventory.elsewhere
+        places = {place: None for k in self.inventory.kernels for place in self._targets(k.module)}
+        found = {}
+        for name in sorted(away.keys() & set(self.wanted.kernels or away)):
+            own = [t for t in places if t.kernel == name]
+            count = sum(len(mutations(name, t.module, t.source())) for t in own)
+            found[name] = {"needs": away[name], "mutants": count}
+        return found
 
     def _of(self, kernel: str, module: str) -> list[Mutation]:
-        found = mutations(kernel, module, self.sources[module], suffix=suffix_of(module))
+        found = mutations(kernel, module, self.sources[module])
         own = any(k.name == kernel and k.module == module for k in self.inventory.kernels)
         if own and not found:
             msg = f"kernel={kernel!r} has no mutant: no rule fits {module}; nothing would be shown"
@@ -370,7 +390,7 @@ def _sources_of(root: str) -> list[Path]:
     if spec is None:
         return []
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix in RULES]
+    files = [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix in DEVICE_FILES]
     return files or [Path(str(spec.origin))]
 
 

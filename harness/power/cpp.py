@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     Found = Iterator[tuple[Span, str]]
 
-SUFFIXES: Final = (".cu", ".cuh")
 _TOKEN: Final = re.compile(
     r"""
       (?P<space>\s+)

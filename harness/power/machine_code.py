@@ -1,6 +1,7 @@
-"""Whether CUDA C++ with a fault compiles, and to other machine code than without it.
+"""Whether device code with a fault compiles, and to other machine code than without it.
 
-A fault that leaves all machine code as it was is none, whatever a run would show.
+For what is compiled from a text: CUDA C++ and the CuTe DSL. A fault that leaves all machine code as
+it was is none, whatever a run would show; but for that in host code which the DSL runs.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness import compilation, nvrtc, registry
+from harness import compilation, cutedsl, native, nvrtc, registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from harness.nvrtc import Source
+Source = nvrtc.Source | cutedsl.Source
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,28 @@ class Fault:
 
     def without(self, source: Source) -> Source:
         """``source`` as it would be without the fault."""
+        text = self._mended(source.text)
+        if isinstance(source, cutedsl.Source):
+            return replace(source, text=text)
         headers = {name: self._mended(text) for name, text in source.headers.items()}
-        return replace(source, text=self._mended(source.text), headers=headers)
+        return replace(source, text=text, headers=headers)
 
     def _mended(self, text: str) -> str:
         return self.original if text == self.changed else text
 
 
 def sources(kernel: str, arch: str) -> Iterator[Source]:
-    """The CUDA C++ that a kernel launches on ``arch`` in every configuration, each once.
+    """The device code that a kernel launches on ``arch`` in every configuration, each once.
 
     The configurations are those that the compile layer records, in its order; no GPU is asked.
     """
     declared = registry.kernel(kernel)
-    op, seen = registry.op(declared.op), list[nvrtc.Source]()
+    op, seen = registry.op(declared.op), list[Source]()
     for case in compilation.representative(op, declared, arch):
         for launch in compilation.launches_of(op, declared, case, arch):
             found = launch.function
-            source = found.source if isinstance(found, nvrtc.Function) else None
-            if isinstance(source, nvrtc.Source) and source not in seen:
+            source = found.source if isinstance(found, native.Function) else None
+            if isinstance(source, Source) and source not in seen:
                 seen.append(source)
                 yield source
 
@@ -62,5 +66,6 @@ def _differs(source: Source, arch: str, fault: Fault, folder: Path | None) -> bo
     mended = fault.without(source)
     if mended == source:  # of another file
         return False
-    mine = nvrtc.compile_source(source, arch, folder=folder)
-    return mine.cubin != nvrtc.compile_source(mended, arch, folder=folder).cubin
+    mine = source.compile(arch, folder=folder)
+    runs_on_the_host = isinstance(source, cutedsl.Source) and source.hosted
+    return runs_on_the_host or mine.cubin != mended.compile(arch, folder=folder).cubin

@@ -16,21 +16,23 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
 
-from harness.power import cpp, rules_cuda, rules_host, rules_kernel
+from harness.power import cpp, rules_cuda, rules_cutedsl, rules_host, rules_kernel
 from harness.power.syntax import FAMILIES, Edit, Rules, edits_by
-from harness.power.targets import targets
+from harness.power.targets import CUDA, CUTEDSL, PYTHON, language_of, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 RULES: Final[dict[str, tuple[Rules, ...]]] = {
-    ".py": (edits_by(rules_kernel.RULES), edits_by(rules_host.RULES)),
-    **dict.fromkeys(cpp.SUFFIXES, (cpp.edits_by(rules_cuda.RULES),)),
+    PYTHON: (edits_by(rules_kernel.RULES), edits_by(rules_host.RULES)),
+    CUDA: (cpp.edits_by(rules_cuda.RULES),),
+    CUTEDSL: (edits_by(rules_cutedsl.RULES),),
 }
 # By language, what raises SyntaxError for a source and a faulty one that is no source.
 _CHECKS: Final[dict[str, Callable[[str, str], object]]] = {
-    ".py": lambda _, changed: ast.parse(changed),
-    **dict.fromkeys(cpp.SUFFIXES, cpp.check),
+    PYTHON: lambda _, changed: ast.parse(changed),
+    CUDA: cpp.check,
+    CUTEDSL: lambda _, changed: ast.parse(changed),
 }
 _HELD_OUT: Final = 3  # one mutant of so many stays unseen while inputs and oracles are tuned
 _DIGITS: Final = 8  # of a digest; among a thousand mutants two agree once in ten thousand sources
@@ -89,22 +91,20 @@ class Mutation:
         raise AnchorGone(msg)
 
 
-def mutations(kernel: str, module: str, source: str, *, suffix: str = ".py") -> list[Mutation]:
+def mutations(kernel: str, module: str, source: str) -> list[Mutation]:
     """Every mutant of a module's source, in the order of the rules; no two make the same source.
 
-    ``suffix`` of the source's file chooses the language. Raises ValueError for one without rules,
-    BrokenRule for a rule that makes text which does not parse.
+    ``module`` is a module's name, or the path of a file, which chooses the language. Raises
+    ValueError for one without rules, BrokenRule for a rule that makes text which does not parse.
     """
-    if suffix not in RULES:
-        msg = f"suffix={suffix!r} has no rules; known: {', '.join(sorted(RULES))}"
-        raise ValueError(msg)
+    language = language_of(module)
     found, seen, results = list[Mutation](), Counter[str](), {source}
-    for edit in chain.from_iterable(rules(source) for rules in RULES[suffix]):
+    for edit in chain.from_iterable(rules(source) for rules in RULES[language]):
         mutation = _mutation(kernel, module, source, edit, seen)
         if (changed := source[: edit.start] + edit.after + source[edit.end :]) in results:
             continue
         results.add(changed)
-        _check(mutation, source, changed, suffix)
+        _check(mutation, source, changed, language)
         found.append(mutation)
     return found
 
@@ -184,9 +184,9 @@ def _lines(source: str, start: int, end: int) -> tuple[int, int]:
     return source.rfind("\n", 0, start) + 1, len(source) if last < 0 else last
 
 
-def _check(mutation: Mutation, source: str, changed: str, suffix: str) -> None:
+def _check(mutation: Mutation, source: str, changed: str, language: str) -> None:
     try:
-        _CHECKS[suffix](source, changed)
+        _CHECKS[language](source, changed)
     except SyntaxError as error:
         msg = (
             f"rule={mutation.rule!r} makes {mutation.after!r} of {mutation.before!r} in "
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each
         for target in places
         if options.kernel in {None, target.kernel}
-        for each in mutations(target.kernel, target.module, target.source(), suffix=target.suffix)
+        for each in mutations(target.kernel, target.module, target.source())
     ]
     lines = _listed(found) if options.list else _table(found)
     sys.stdout.writelines(f"{line}\n" for line in lines)

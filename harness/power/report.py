@@ -9,7 +9,7 @@ from harness.power.matrix import HABITS, Status
 from harness.power.session import OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -55,6 +55,7 @@ def markdown(matrix: Matrix) -> str:
     parts = [
         _run(matrix),
         _scores(matrix.rows),
+        _elsewhere(matrix),
         _false(matrix),
         _catchers(matrix.rows),
         _curve(matrix),
@@ -81,9 +82,12 @@ def of_row(row: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def insert(document: str, matrix: Matrix) -> str:
-    """``document`` with the tables between the marks of the matrix's arch; raises NoPlace."""
-    arch = matrix.run["arch"]
+def insert(document: str, matrix: Matrix, part: str = "") -> str:
+    """``document`` with the tables between the marks of the matrix's arch; raises NoPlace.
+
+    ``part`` is a word of the marks, where a document has several runs on one arch.
+    """
+    arch = f"{matrix.run['arch']} {part}".strip()
     opening, closing = f"<!-- power {arch} -->", f"<!-- end of power {arch} -->"
     before, found, rest = document.partition(opening)
     _, closed, after = rest.partition(closing)
@@ -174,6 +178,13 @@ def _scores(rows: Sequence[Row]) -> str:
     head = ("mutants", "made", "witnessed", "killed", "score", *_UNCOUNTED)
     cost = f"{scores.seconds_per_kill(rows):.2f} seconds of one core or device slot per kill."
     return f"{table(head, lines)}\n\n{cost}"
+
+
+def _elsewhere(matrix: Matrix) -> str:
+    """The mutants that no machine of this arch can try: neither killed nor survivors."""
+    found: Mapping[str, Mapping[str, object]] = matrix.run.get("elsewhere") or {}  # type: ignore[assignment]
+    words = [f"{name} {e['mutants']} (need {e['needs']})" for name, e in found.items()]
+    return f"Not tried, in no count: {'; '.join(words)}." if words else ""
 
 
 def _half(row: Row) -> str:

@@ -103,7 +103,7 @@ def drop_factor(source: Source) -> Found:
 def other_constant(source: Source) -> Found:
     """A constant that is off by one, by a factor of two, or for a bound by a fraction."""
     for node in _constants(source):
-        yield node, _other(node.value)
+        yield node, other_number(node.value)
 
 
 @rule("arithmetic")
@@ -216,7 +216,8 @@ def _tests(source: Source, node: ast.AST) -> bool:
     return isinstance(source.parent(node), ast.Compare)
 
 
-def _other(value: object) -> str:
+def other_number(value: object) -> str:
+    """A number near another one: a power of two doubled, a bound missed by a fraction."""
     if isinstance(value, int):
         if value & (value + 1) == 0 and value > 7:  # noqa: PLR2004
             return hex(value >> 1)

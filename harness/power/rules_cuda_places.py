@@ -222,7 +222,7 @@ def operands_exchanged(code: Code) -> Found:
         "{bottom[i], top[i], bottom[i + 1], top[i + 1]}",
     )
     yield from code.like("b[2 * product], b[2 * product + 1]", "b[2 * product + 1], b[2 * product]")
-    yield from code.like("a[kWaves - 1], b[0][kWaves - 1]", "a[0], b[0][kWaves - 1]")
+    yield from code.like("a[1], b[0][1]", "a[0], b[0][1]")
     yield from code.like("word[2 * odd + 1]", "word[2 * odd]")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import triton
 
+from harness import arch as arches
 from harness import device as devices
 from harness import registry
 from harness.arch import CPU
@@ -23,7 +24,7 @@ from harness.artifact import CompileFailed
 from harness.cells import Evidence, Layer
 from harness.check import CASES
 from harness.power import correct, examine, foreign, machine_code, plant, witness
-from harness.power.targets import suffix_of
+from harness.power.targets import PYTHON, language_of
 from harness.power.trace import Key, Step
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from harness.case import Case
     from harness.check import Settings
+    from harness.declare import Kernel
     from harness.power.mutation import Mutation
     from harness.power.witness import Original
 
@@ -83,7 +85,8 @@ class Described:
 class Inventory:
     """What is declared: kernels that run here, the files of their modules, this machine's device.
 
-    ``harmless`` are the targets that import none of the modules that get mutated.
+    ``harmless`` are the targets that import none of the modules that get mutated; ``elsewhere`` the
+    kernels that do not run here, and the claim of each.
     """
 
     kernels: tuple[Described, ...]
@@ -91,6 +94,7 @@ class Inventory:
     harmless: tuple[str, ...]
     device: Mapping[str, str]
     devices: tuple[str, ...] = ()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ class TakeInventory:
             registry.load(target)
             loaded[target] = set(sys.modules) - before
         _refuse_broken()
-        able = [each for each in registry.kernels() if each.emulated or options.arch != CPU]
+        able = [each for each in registry.kernels() if _runs(each, options.arch)]
+        elsewhere = {e.name: e.arch for e in registry.kernels() if e not in able}
         kernels = tuple(_described(each.name, options) for each in able)
         modules = {kernel.module for kernel in kernels} | set(self.wanted)
         found = {name: _file_of(name) for name in sorted(modules)}
@@ -150,7 +155,7 @@ class TakeInventory:
             harmless.append(target)
         described = devices.describe(devices.first_device(options.arch))
         shared = devices.visible(options.arch)
-        send(Inventory(kernels, found, tuple(harmless), described, shared))
+        send(Inventory(kernels, found, tuple(harmless), described, shared, elsewhere))
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ class TryMutant:
     @property
     def _is_file(self) -> bool:
         """Whether the fault is in a file that a module reads, and not in a module."""
-        return suffix_of(self.mutation.module) != ".py"
+        return language_of(self.mutation.module) != PYTHON
 
     def _try(
         self,
@@ -383,6 +388,11 @@ def _search(
     witness.answers(kernel, arch, watch)
     witness.modules(kernel, arch, watch, exact=exact)
     examine.run_cases(kernel, arch, search, watch, check=witness.SEARCH)
+
+
+def _runs(kernel: Kernel, arch: str) -> bool:
+    """Whether a mutant of a kernel can be seen to be one on ``arch``."""
+    return kernel.emulated if arch == CPU else arches.admits(kernel.arch, arch)
 
 
 def _described(name: str, options: Options) -> Described:

@@ -3,9 +3,9 @@
 A kernel's own module declares it by ``@kernel``; a module that imports it inside a function wraps
 it; one beside it that only kernels of its op import is a part of it. Faults can be planted in all.
 A kernel that says ``emulated=False`` stands back where another one is concerned too. A file of CUDA
-C++ that a kernel's module names is a target too, and so are its headers. What several kernels
-include belongs to the one that is nearest, counted in includes; what as many are as near to, or all
-include, is none.
+C++ that a kernel's module names is a target too, and so are its headers, and the text of a kernel
+in the CuTe DSL. What several kernels include belongs to the one that is nearest, counted in
+includes; what as many are as near to, or all include, is none.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
+PYTHON: Final = "Python"
+CUDA: Final = "CUDA C++"
+CUTEDSL: Final = "CuTe DSL"
+# Files that are no modules, which a kernel's module names.
+DEVICE_FILES: Final = {".cu": CUDA, ".cuh": CUDA, ".py": CUTEDSL}
 _INCLUDE: Final = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
 
 
 class SourceNotFound(ValueError):
-    """A file of CUDA C++ that a module names and that is not below its folder, or is twice."""
+    """A file of device code that a module names and that is not below its folder, or is twice."""
 
 
 @dataclass(frozen=True)
 class Target:
     """A module and the kernel that a fault in it concerns; ``wraps`` if it only calls that.
 
-    A file of CUDA C++ has its path as the name: ``package/folder/file.cu``.
+    A file that is no module has its path as the name: ``package/folder/file.cu``.
     """
 
     kernel: str
@@ -43,24 +48,33 @@ class Target:
     wraps: bool = False
 
     @property
-    def suffix(self) -> str:
-        """Of the source's file; it chooses the language."""
-        return suffix_of(self.module)
+    def language(self) -> str:
+        """What the source is written in."""
+        return language_of(self.module)
 
     def source(self) -> str:
         """The module's text."""
         return self.path.read_text(encoding="utf-8")
 
 
-def suffix_of(module: str) -> str:
-    """``.py`` for a module's name, and that of the file for a path such as ``package/file.cu``."""
-    return PurePosixPath(module).suffix if "/" in module else ".py"
+def language_of(module: str) -> str:
+    """Python for a module's name; for a path such as ``package/file.cu``, what its suffix says.
+
+    A file in Python that has a path is no module: it is the text of a kernel in the CuTe DSL.
+    Raises ValueError for a suffix that says nothing.
+    """
+    if "/" not in module:
+        return PYTHON
+    if (language := DEVICE_FILES.get(PurePosixPath(module).suffix)) is None:
+        msg = f"file={module!r} is in no language that has rules; known: {', '.join(DEVICE_FILES)}"
+        raise ValueError(msg)
+    return language
 
 
 def targets(package: str) -> tuple[Target, ...]:
     """The modules of a package in which kernels are declared or wrapped, by name.
 
-    Raises ValueError if there is no such package, SourceNotFound for a file of CUDA C++.
+    Raises ValueError if there is no such package, SourceNotFound for a file of device code.
     """
     trees = {name: (path, ast.parse(path.read_text("utf-8"))) for name, path in _files(package)}
     made = {name: each for name, (_, tree) in trees.items() for each in _declared(tree)}
@@ -71,7 +85,9 @@ def targets(package: str) -> tuple[Target, ...]:
         if concerned and name not in made:
             first = min(concerned, key=lambda each: not each.emulated)
             found.append(Target(first.kernel, name, path, wraps=bool(wrapped)))
-    found += _device_sources({m: (each.kernel, *trees[m]) for m, each in made.items()})
+    places = {m: (each.kernel, *trees[m]) for m, each in made.items()}
+    found += _device_sources(places, r"cuh?")
+    found += _device_sources({m: p for m, p in places.items() if _is_cutedsl(p[0])}, "py")
     return tuple(sorted(found, key=lambda target: (target.kernel, target.module)))
 
 
@@ -84,9 +100,18 @@ class _Declared:
     emulated: bool
 
 
-def _device_sources(made: Mapping[str, tuple[str, Path, ast.Module]]) -> Iterator[Target]:
-    """The files of CUDA C++ that one kernel's module names, with what they include."""
-    files = {kernel: _with_headers(_named(path, tree)) for kernel, path, tree in made.values()}
+def _is_cutedsl(kernel: str) -> bool:
+    """Whether a kernel, ``op.backend`` or with its variant, is in the CuTe DSL."""
+    return kernel.split(".")[1:2] == ["cutedsl"]
+
+
+def _device_sources(
+    made: Mapping[str, tuple[str, Path, ast.Module]], suffix: str
+) -> Iterator[Target]:
+    """The files of device code that one kernel's module names, with what they include."""
+    files = {
+        kernel: _with_headers(_named(path, tree, suffix)) for kernel, path, tree in made.values()
+    }
     files = {kernel: own for kernel, own in files.items() if own}
     roots = {kernel: path.parents[module.count(".")] for module, (kernel, path, _) in made.items()}
     for kernel, own in files.items():
@@ -97,14 +122,15 @@ def _device_sources(made: Mapping[str, tuple[str, Path, ast.Module]]) -> Iterato
                 yield Target(kernel, path.relative_to(roots[kernel]).as_posix(), path)
 
 
-def _named(module: Path, tree: ast.Module) -> Iterator[Path]:
+def _named(module: Path, tree: ast.Module, suffix: str) -> Iterator[Path]:
     """The files whose names are strings of a module, ``"name.cu"``, anywhere below its folder.
 
-    A header, ``"name.cuh"``, is one that the module puts into a file of another one.
+    A header, ``"name.cuh"``, is one that the module puts into a file of another one. ``"name.py"``
+    is a text in the CuTe DSL where a kernel is said to be, and any string elsewhere.
     """
     for node in ast.walk(tree):
         text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and re.fullmatch(r"[\w./-]+\.cuh?", text):
+        if isinstance(text, str) and re.fullmatch(rf"[\w./-]+\.{suffix}", text):
             found = sorted(module.parent.rglob(text))
             if len(found) != 1:
                 places = ", ".join(map(str, found)) or "none"

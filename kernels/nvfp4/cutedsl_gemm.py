@@ -1,7 +1,7 @@
 """NVFP4's GEMM in the CuTe DSL: what its public function checks, chooses and launches.
 
 Tiling, layout and order of operations are told in ``cutedsl/gemm_dequantized.py`` and, for many
-rows on sm90, in ``cutedsl/gemm_dequantized_async.py``; which kernel and tiling a launch takes, in
+rows on sm90, in ``cutedsl/gemm_dequantized_async.py``; which path and tiling a launch takes, in
 ``cutedsl_policy``. Importing this needs no CuTe DSL: the first launch compiles what it launches, or
 finds it on disk. The folder ``cutedsl`` is no package, so that nothing that imports all modules
 imports the DSL.

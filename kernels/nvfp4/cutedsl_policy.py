@@ -1,6 +1,6 @@
-"""How NVFP4's GEMM is launched in the CuTe DSL: which kernel an arch gets, and in which tiling.
+"""How NVFP4's GEMM is launched in the CuTe DSL: how an arch dequantizes, and in which tiling.
 
-Pure: of the arch, the sizes and the multiprocessors. A kernel of another arch is a path more.
+Pure: of the arch, the sizes and the multiprocessors.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def multiply(
     if m == 0:
         return y
     name = config or choose_gemm(m, n, k, device.multiprocessors(codes.device))[0]
-    tile = GEMM_CONFIGS[name].tile_on(arch, SHARED_LIMITS[arch])
+    tile = GEMM_CONFIGS[name].tile.fit(SHARED_LIMITS[arch])
     splits = GEMM_CONFIGS[name].splits
     # The blocks of a cluster read each other's sums, and need no second kernel.
     overlaps = isinstance(tile, ShortTile) and has_clusters(arch)

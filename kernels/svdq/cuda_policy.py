@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 SHORT: Final = 256  # rows up to which the quantizer needs warps along k to occupy the GPU
 MAX_TILES_WITHOUT_LOSS: Final = 4  # of 8 ranks, with all of the quantizer's blocks
 S4_ARCHES: Final = ("sm80", "sm86", "sm89")  # m16n8k64.s4 is native; later emulated, 20 x slower
-LARGE_WARPS: Final = ("sm90",)  # where 64 x 64 outputs a warp are known not to spill
 CLUSTER: Final = 8  # blocks that every arch with clusters runs as one
 FINISHERS: Final = 4  # warps of gemm_short.cu beside those that multiply, if there is as much
 STEP: Final = 4  # groups of 64 in a stage of gemm_short.cu
@@ -195,9 +194,9 @@ Tile = GemmTile | ShortTile | TallTile
 # fmt: off
 _SHORT_TILES: Final = {
     "m8n32": ShortTile(block_m=8, block_n=32, warps=8, stages=2),
-    "m8n64": ShortTile(block_m=8, block_n=64, warps=4, stages=4),
+    "m8n64": ShortTile(block_m=8, block_n=64, warps=4, stages=3),
     "m16n32": ShortTile(block_m=16, block_n=32, warps=4, stages=4),
-    "m16n64": ShortTile(block_m=16, block_n=64, warps=4, stages=4),
+    "m16n64": ShortTile(block_m=16, block_n=64, warps=4, stages=3),
     "m32n32": ShortTile(block_m=32, block_n=32, warps=4, stages=3),
 }
 _MIDDLE_TILES: Final = {
@@ -205,7 +204,7 @@ _MIDDLE_TILES: Final = {
     "m64n128": GemmTile(block_m=64, block_n=128, warps_m=2, warps_n=4, warps_k=1, groups=2, stages=4, band=8),  # noqa: E501
 }
 _TALL_TILES: Final = {
-    "m128n128": TallTile(block_m=128, block_n=128, warps_m=2, warps_n=2, groups=2, stages=4, band=8, blocks=2),  # noqa: E501
+    "m128n64": TallTile(block_m=128, block_n=64, warps_m=2, warps_n=2, groups=2, stages=3, band=8, blocks=2),  # noqa: E501
 }
 # fmt: on
 GEMM_TILES: Final[Mapping[str, Tile]] = {**_SHORT_TILES, **_MIDDLE_TILES, **_TALL_TILES}
@@ -217,7 +216,7 @@ _SPLITS: Final = {
     "m32n32": (1, 2, 4, 8),
     "m64n64": (1, 2, 4),
     "m64n128": (1,),
-    "m128n128": (1,),  # gemm_tall.cu never shares a tile's k
+    "m128n64": (1,),  # gemm_tall.cu never shares a tile's k
 }
 
 
@@ -232,16 +231,6 @@ class GemmConfig:
     def tile(self) -> Tile:
         """The tiling."""
         return GEMM_TILES[self.name]
-
-    def tile_on(self, arch: str, limit: int) -> Tile:
-        """The tiling on ``arch``, whose blocks have ``limit`` bytes of shared memory.
-
-        A tall tile's block is the same with twice the warps where half of them would spill.
-        """
-        tile = self.tile.fit(limit)
-        if isinstance(tile, TallTile) and arch not in LARGE_WARPS:
-            return replace(tile, warps_n=2 * tile.warps_n, blocks=1)
-        return tile
 
 
 def _named(tile: str, splits: int) -> str:
@@ -317,7 +306,7 @@ def _short_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
 
 def _tall_tile(m: int, n: int, multiprocessors: int) -> tuple[str, str]:
     # A tile costs about the same per output in all of these; the last, part-filled wave decides.
-    for name, waves in (("m128n128", 2), ("m64n128", 1)):
+    for name, waves in (("m128n64", 2), ("m64n128", 1)):
         tiles = GEMM_TILES[name].tiles(m, n)
         if tiles >= waves * multiprocessors:
             return name, f"m={m}, n={n} make {tiles} tiles, enough for {waves} wave(s)"

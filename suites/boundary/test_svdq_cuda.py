@@ -247,7 +247,7 @@ def test_what_waits_for_the_kernel_before_it_is_launched_to_overlap_it(arch: str
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ["m16n64", "m16n32_k2", "m64n64_k2", "m128n128"])
+@pytest.mark.parametrize("name", ["m16n64", "m16n32_k2", "m64n64_k2", "m128n64"])
 def test_every_kernel_that_finishes_has_the_activation(name: str, activation: str) -> None:
     with captured("sm80") as launches:
         svdq_gemm_w4a4_activated_cuda(*operands(), activation=activation, config=name)

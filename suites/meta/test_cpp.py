@@ -8,6 +8,7 @@ from harness.power import cpp
 from harness.power.cpp import Code
 from harness.power.mutation import BrokenRule, Mutation, mutations
 from harness.power.syntax import Edit
+from harness.power.targets import CUDA
 
 SMALL = """// ptx::block_barrier();
 #include "a.cuh"  // ptx::block_barrier();
@@ -26,7 +27,7 @@ void f() {
 
 
 def of(text: str, rule: str) -> list[Mutation]:
-    made = mutations("f.cuda", "user/f.cu", text, suffix=".cu")
+    made = mutations("f.cuda", "user/f.cu", text)
     return [each for each in made if each.rule == rule]
 
 
@@ -57,9 +58,9 @@ def test_a_rule_that_makes_no_source_is_an_error(
         start = text.index(before)
         return [Edit("index", "breaks", start, start + len(before), after)]
 
-    monkeypatch.setattr("harness.power.mutation.RULES", {".cu": (broken,)})
+    monkeypatch.setattr("harness.power.mutation.RULES", {CUDA: (broken,)})
     with pytest.raises(BrokenRule, match=f"rule='breaks' .*({words})"):
-        mutations("f.cuda", "user/f.cu", SMALL, suffix=".cu")
+        mutations("f.cuda", "user/f.cu", SMALL)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from harness.power.cpp import Code
 from harness.power.mutation import AnchorGone, Mutation, main, mutations, sample
 from harness.power.session import Described, Inventory, Options
 from harness.power.syntax import FAMILIES
-from harness.power.targets import SourceNotFound, Target, targets
+from harness.power.targets import CUDA, SourceNotFound, Target, targets
 from kernels.svdq.cuda_policy import GEMM_TILES, QUANTIZE_CONFIGS
 from kernels.svdq.cuda_sources import source as source_of
 from suites.meta.scale_cuda import SOURCE, require_compiler
@@ -41,6 +41,7 @@ FILES = {
     "kernels/svdq/cuda/gemm.cu": GEMM,
     "kernels/svdq/cuda/gemm_add_splits.cu": GEMM,
     "kernels/svdq/cuda/gemm_short.cu": GEMM,
+    "kernels/svdq/cuda/gemm_tall.cu": GEMM,
     "kernels/svdq/cuda/low_rank.cuh": GEMM,
     "kernels/svdq/cuda/quantize.cu": QUANTIZE,
     "kernels/svdq/cuda/quantize_add_splits.cu": QUANTIZE,
@@ -51,7 +52,7 @@ FILES = {
 
 @cache
 def device_files() -> dict[str, Target]:
-    return {each.module: each for each in targets("kernels") if each.suffix != ".py"}
+    return {each.module: each for each in targets("kernels") if each.language == CUDA}
 
 
 @cache
@@ -59,7 +60,7 @@ def bundled() -> tuple[Mutation, ...]:
     return tuple(
         mutation
         for each in device_files().values()
-        for mutation in mutations(each.kernel, each.module, each.source(), suffix=each.suffix)
+        for mutation in mutations(each.kernel, each.module, each.source())
     )
 
 
@@ -95,7 +96,7 @@ def test_what_kernels_share_is_the_nearest_one_s_or_nobody_s(
         declared = f'@kernel("{name}", backend="cuda")\ndef f(x):\n    return source("{file}")\n'
         (folder / f"{name}.py").write_text(declared, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    found = {e.path.name: e.kernel for e in targets("shared_kernels") if e.suffix != ".py"}
+    found = {e.path.name: e.kernel for e in targets("shared_kernels") if e.language == CUDA}
     # x.cuh: as near to three; far.cuh: two includes from either.
     own = {"a.cu": "a.cuda", "b.cu": "b.cuda", "c.cu": "c.cuda", "put_in.cuh": "d.cuda"}
     assert found == {**own, "near.cuh": "a.cuda"}
@@ -199,10 +200,11 @@ def real(module: str) -> Source:
     if "/quantize" in module or "encode" in module:
         defines = QUANTIZE_CONFIGS["m16k8_k4"].defines(16, bf16=True, clusters=True)
         return source_of("quantize.cu", "svdq_quantize_w4a4", defines)
-    short = "short" in module or "codes" in module
-    tile, file = ("m16n64", "gemm_short.cu") if short else ("m64n64", "gemm.cu")
+    short = "_short" * ("short" in module or "codes" in module)
+    kind = "_tall" if "tall" in module else short
+    tile = {"": "m64n64", "_short": "m16n64", "_tall": "m128n64"}[kind]
     defines = GEMM_TILES[tile].defines("s8", act_unsigned=False, bf16=True)
-    return source_of(file, f"svdq_gemm_w4a4{'_short' * short}", defines)
+    return source_of(f"gemm{kind}.cu", f"svdq_gemm_w4a4{kind}", defines)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,7 @@ def real(module: str) -> Source:
         ("kernels/svdq/cuda/low_rank.cuh", "low_rank_before_the_scale"),
         ("kernels/svdq/cuda/gemm_short.cu", "warp_barrier_removed"),
         ("kernels/svdq/cuda/gemm_short.cu", "fills_before_the_barrier"),
+        ("kernels/svdq/cuda/gemm_tall.cu", "waits_for_one_less"),
         ("kernels/svdq/cuda/codes.cuh", "careful_path_for_the_others"),
         ("kernels/svdq/cuda/quantize.cu", "other_stage"),
         ("kernels/svdq/cuda/quantize.cu", "cluster_barrier_removed"),
@@ -223,7 +226,7 @@ def test_mutants_compile_to_other_machine_code(tmp_path: Path, module: str, rule
     original = device_files()[module].source()
     mutant = next(each for each in bundled() if (each.module, each.rule) == (module, rule))
     put = machine_code.Fault(mutant.apply(original), original)
-    made = compile_source(put.without(real(module)), "sm90", folder=tmp_path)
+    made = put.without(real(module)).compile("sm90", folder=tmp_path)
     assert made.cubin != compile_source(real(module), "sm90", folder=tmp_path).cubin
     assert len(list(tmp_path.iterdir())) == 2
 

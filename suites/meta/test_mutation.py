@@ -21,7 +21,7 @@ from harness.power.mutation import (
     written,
 )
 from harness.power.syntax import FAMILIES, Edit
-from harness.power.targets import Target, targets
+from harness.power.targets import PYTHON, Target, targets
 
 KERNELS = (
     "nvfp4_gemm.triton",
@@ -57,7 +57,7 @@ def _double(x, y, n, BLOCK_N: tl.constexpr):
 
 @cache
 def bundled() -> tuple[tuple[Target, ...], tuple[Mutation, ...]]:
-    found = tuple(target for target in targets("kernels") if target.suffix == ".py")
+    found = tuple(target for target in targets("kernels") if target.language == PYTHON)
     made = [m for t in found for m in mutations(t.kernel, t.module, t.source())]
     return found, tuple(made)
 
@@ -191,15 +191,15 @@ def test_the_order_is_the_same_each_time() -> None:
 
 
 def test_a_language_without_rules_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"suffix='\.rs' has no rules; known: \.cu, \.cuh, \.py"):
-        mutations("double.rust", "double", SMALL, suffix=".rs")
+    with pytest.raises(ValueError, match=r"'user/double\.rs' is .*; known: \.cu, \.cuh, \.py"):
+        mutations("double.rust", "user/double.rs", SMALL)
 
 
 def test_a_rule_that_breaks_the_source_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(text: str) -> list[Edit]:
         return [Edit("index", "breaks", len(text), len(text), "def (")]
 
-    monkeypatch.setattr("harness.power.mutation.RULES", {".py": (broken,)})
+    monkeypatch.setattr("harness.power.mutation.RULES", {PYTHON: (broken,)})
     with pytest.raises(BrokenRule, match=r"rule='breaks' .* does not parse"):
         small()
 

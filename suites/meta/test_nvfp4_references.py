@@ -11,6 +11,7 @@ import torch
 
 from kernels.nvfp4.scale_layout import padded_shape, swizzle_scales, unswizzle_scales
 from references.nvfp4_format import (
+    Padding,
     decode_e2m1,
     encode_e2m1,
     linear,
@@ -221,6 +222,14 @@ def test_a_view_of_scales_is_laid_out_as_its_copy() -> None:
 def test_what_is_no_scales_is_refused(given: Any, error: type[Exception], words: str) -> None:  # noqa: ANN401
     with pytest.raises(error, match=words):
         swizzle_scales(given)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_padding_is_what_no_scale_lies_in(rows: int, columns: int) -> None:
+    mask = Padding("m", "k//16")({"m": rows, "k": columns * 16})
+    assert mask.shape == padded_shape(rows, columns)
+    assert int((~mask).sum()) == rows * columns
+    assert not bool(linear(mask, rows, columns).any())
 
 
 def test_scales_of_another_size_are_not_unswizzled() -> None:

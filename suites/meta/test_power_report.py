@@ -68,6 +68,16 @@ def test_figures_replace_those_of_the_same_arch() -> None:
         report.insert("nothing", matrix(ROW))
 
 
+def test_a_part_of_a_document_is_replaced_alone() -> None:
+    one = "<!-- power cpu -->\nold\n<!-- end of power cpu -->\n"
+    document = f"{one}<!-- power cpu fp4 -->\nold\n<!-- end of power cpu fp4 -->\n"
+    text = report.insert(document, matrix(ROW), "fp4")
+    assert text.startswith(f"{one}<!-- power cpu fp4 -->\n")
+    assert text.count("old") == 1
+    with pytest.raises(report.NoPlace, match="power cpu fp8"):
+        report.insert(document, matrix(ROW), "fp8")
+
+
 def test_one_mutant_in_words() -> None:
     text = report.of_row(ROW)
     assert "killed by  numeric matches_the_reference, normal: budget" in text

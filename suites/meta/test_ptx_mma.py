@@ -78,11 +78,15 @@ def test_every_code_has_its_value() -> None:
     assert ptx_mma.codes(words).tolist() == [values, [-each for each in values]]
 
 
-@pytest.mark.parametrize(("byte", "words"), [(0xB8, "a scale has a sign"), (0x38, "not known")])
-def test_what_is_not_defined_is_refused(byte: int, words: str) -> None:
-    held = np.full((1, 32), byte, np.uint32)
-    with pytest.raises(AssertionError, match=words):
-        ptx_mma.scales_of_rows(held, "{0, 0}" if byte == 0xB8 else "{0, 1}")
+def test_another_thread_for_a_scale_is_refused() -> None:
+    with pytest.raises(AssertionError, match="not known"):
+        ptx_mma.scales_of_rows(np.full((1, 32), 0x38, np.uint32), "{0, 1}")
+
+
+@pytest.mark.parametrize(("byte", "value"), [(0x38, 1.0), (0xB8, np.nan), (0xFF, np.nan)])
+def test_a_scale_with_a_sign_is_no_number(byte: int, value: float) -> None:
+    found = ptx_mma.scales_of_rows(np.full((1, 32), byte * 0x0101_0101, np.uint32), "{0, 0}")
+    assert np.array_equal(found, np.full(found.shape, value), equal_nan=True)
 
 
 @pytest.mark.parametrize(

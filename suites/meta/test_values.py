@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,19 +38,27 @@ if TYPE_CHECKING:
 
     from torch import Generator, Tensor
 
-    from harness.declare import Op
+    from harness.declare import Op, TensorSpec
 
 ROOT = Path(harness.__file__).parents[1]
 INTEGERS = tuple(d for d in DTYPES if not d.startswith(("float", "bfloat")))
 FLOATS = tuple(d for d in DTYPES if d not in INTEGERS)
 ROLES = tuple((role, d) for role in ("data", "weight") for d in DTYPES)
 ROLES += tuple(("scale", d) for d in FLOATS) + tuple(("code", d) for d in INTEGERS)
+CASE = Case(kernel="one.cuda", sizes=(("m", 2), ("n", 5)), dtype="float32")
 seeds = st.integers(0, 2**32)
 shapes = st.one_of(st.tuples(st.integers(0, 9)), st.tuples(st.integers(0, 9), st.integers(0, 130)))
 families = st.sampled_from(sorted(FAMILIES))
 
 
-def declared(words: str = "m n", *, role: str = "data", dtype: str = "float32", **rest: Any) -> Op:  # noqa: ANN401 - passed on
+def declared(
+    words: str = "m n",
+    *,
+    role: str = "data",
+    dtype: str = "float32",
+    spec: TensorSpec | None = None,
+    **rest: Any,  # noqa: ANN401 - passed on
+) -> Op:
     """An op over one input."""
 
     def one(x: object) -> object:
@@ -57,7 +66,7 @@ def declared(words: str = "m n", *, role: str = "data", dtype: str = "float32", 
 
     with registry.scratch():
         op(
-            inputs={"x": tensor(words, role=role, dtype=dtype)},
+            inputs={"x": spec or tensor(words, role=role, dtype=dtype)},
             outputs={"y": output("m n", dtype="float32")},
             domain={"m": size(), "n": size()},
             dtypes=("float32",),
@@ -304,3 +313,16 @@ def test_a_role_that_a_dtype_cannot_play_is_refused(role: str, dtype: str, remed
         InvalidDeclaration, match=f"one: x has role='{role}' .*'{dtype}'; .*{remedy}"
     ):
         declared(role=role, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float16", "int32"])
+def test_padding_is_spoiled_in_every_other_case(dtype: str) -> None:
+    spec = tensor("m n", dtype=dtype, unread=lambda sizes: torch.arange(sizes["n"]) >= 3)
+    of, spec_dtype = declared(spec=spec), getattr(torch, dtype)
+    first, second = (
+        make(of, "x", replace(CASE, seed=seed), spec_dtype, torch.Generator().manual_seed(0))
+        for seed in (4, 5)
+    )
+    assert torch.equal(first[:, :3].view(torch.uint8), second[:, :3].view(torch.uint8))
+    assert bool((second[:, 3:].contiguous().view(torch.uint8) == 0xFF).all())
+    assert not bool((first[:, 3:].contiguous().view(torch.uint8) == 0xFF).all())

@@ -4,8 +4,9 @@ As much of PTX as the kernels of ``kernels/*/cutedsl`` are compiled to; an instr
 known here is named. Matrix products are in `ptx_mma`, those of warpgroups in `ptx_wgmma`, bank
 conflicts in `ptx_banks`. Warps run in an order that a seed draws, each as far as it can. What is
 not there yet cannot be mistaken for data: shared memory begins as 0xFF, and what `cp.async` copies
-is 0xFF until the thread has waited for it. An access outside the given buffers is an error, as is
-one that is not aligned, and a product of two fp16 numbers that fp16 does not hold.
+is 0xFF until the thread has waited for it; nothing else may be written there meanwhile. An access
+outside the given buffers is an error, as is one that is not aligned, the use of a register that
+nothing wrote, and a product of two fp16 numbers that fp16 does not hold.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ _INTEGERS: Final = {
     "shl": np.left_shift,
     "shr": np.right_shift,
 }
-_FLOATS: Final = {"add": np.add, "mul": np.multiply}
+_FLOATS: Final = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+_HALVES: Final = {"f16": torch.float16, "bf16": torch.bfloat16}
 # What a product is of: after the opcode and `sync.aligned`.
 _F16: Final = ("m16n8k16", "row", "col", "f32", "f16", "f16", "f32")
 _E2M1: Final = (
@@ -151,6 +153,7 @@ class Block:
         self._next = np.zeros(threads, np.int64)
         self._barrier = np.full(threads, -1)
         self._done = np.zeros(threads, np.bool_)
+        self._coming = np.zeros(self.shared_bytes, np.int64)  # copies under way to each byte
         self._copies: list[list[list[tuple[int, Vector]]]] = [[[]] for _ in range(threads)]
         self._active = np.arange(threads)
         self._stores = ptx_wgmma.Stores(self.shared_bytes)
@@ -179,7 +182,7 @@ class Block:
         self._next[threads] = at + 1
         self._active = threads
         if instruction.guard:
-            holds = self._registers[instruction.guard.removeprefix("!")][threads]
+            holds = self._register(instruction.guard.removeprefix("!"))[threads]
             self._active = threads[holds ^ instruction.guard.startswith("!")]
         if not self._active.size:
             return
@@ -220,8 +223,8 @@ class Block:
             found = self._active.astype(dtype)
         elif operand == "%ctaid.x":
             found = np.full(count, self.index, dtype)
-        elif operand in self._registers or operand.startswith("%"):
-            found = self._registers[operand][self._active]
+        elif operand.startswith("%"):
+            found = self._register(operand)[self._active]
         elif operand.startswith("__dynamic_shmem"):
             found = np.zeros(count, dtype)
         else:
@@ -231,6 +234,13 @@ class Block:
             msg = f"{operand} holds {found.dtype}, not {kind}"
             raise TypeError(msg)
         return found.view(_SIGNED.get(kind, dtype))
+
+    def _register(self, name: str) -> Vector:
+        """A register's values in all threads; one that nothing wrote holds whatever it likes."""
+        if name not in self._registers:
+            msg = f"{name} is read before anything has written it"
+            raise ValueError(msg)
+        return self._registers[name]
 
     def _write(self, register: str, values: Vector) -> None:
         zeros = np.zeros(self.program.threads, values.dtype)
@@ -336,18 +346,20 @@ class Block:
             numbers = octets.view(torch.float8_e4m3fn).to(torch.float16)
             self._write(operands[0], numbers.view(torch.uint32).numpy())
         elif to in {"f16x2", "bf16x2"}:
-            dtype = torch.float16 if to == "f16x2" else torch.bfloat16
             high, low = (
-                torch.from_numpy(self._read(each, "b32").view(np.float32)).to(dtype)
+                _rounded(self._read(each, "b32"), to.removesuffix("x2"), words[1])
                 for each in operands[1:]
             )
             pairs = torch.stack([low, high], 1).view(torch.uint32)
             self._write(operands[0], pairs.reshape(-1).numpy())
-        elif origin == "f16":
-            values = self._read(operands[1], "b16").view(np.float16).astype(np.float32)
-            self._write(operands[0], values.view(np.uint32))
+        elif to in _HALVES:
+            half = _rounded(self._read(operands[1], "b32"), to, words[1])
+            self._write(operands[0], half.view(torch.uint16).numpy())
+        elif origin in _HALVES:
+            half = torch.from_numpy(self._read(operands[1], "b16").copy()).view(_HALVES[origin])
+            self._write(operands[0], half.float().numpy().view(np.uint32))
         else:
-            values = self._registers[operands[1]][self._active]
+            values = self._register(operands[1])[self._active]
             values = values.astype(origin.replace("s", "int").replace("u", "uint"))
             values = values.astype(to.replace("s", "int").replace("u", "uint"))
             if values.dtype.itemsize == 1:  # a register has 16 bits at least
@@ -358,14 +370,15 @@ class Block:
         x, y, chosen = (self._read(each, "b32") for each in operands[1:])
         octets = np.stack([x, y], 1).view(np.uint8)
         places = np.stack([chosen >> 4 * i & 15 for i in range(4)], 1).astype(np.int64)
-        assert (places < 8).all(), "a sign is to be repeated"
-        found = np.take_along_axis(octets, places, 1)
-        self._write(operands[0], np.ascontiguousarray(found).view(np.uint32)[:, 0])
+        found = np.take_along_axis(octets, places & 7, 1)
+        signs = np.where(found >> 7, 0xFF, 0).astype(np.uint8)  # for eight bits, of a place above 7
+        found = np.ascontiguousarray(np.where(places > 7, signs, found))
+        self._write(operands[0], found.view(np.uint32)[:, 0])
 
     def _shfl(self, _: object, operands: tuple[str, ...]) -> None:
         rows = self._warps()
         lanes = self._read(operands[2], "u32").reshape(rows.shape).astype(np.int64)
-        found = np.take_along_axis(self._registers[operands[1]][rows], lanes, 1)
+        found = np.take_along_axis(self._register(operands[1])[rows], lanes, 1)
         self._write(operands[0].partition("|")[0], found.reshape(-1))
 
     def _ld_param(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
@@ -402,6 +415,7 @@ class Block:
         size = int(bits) // 8 * len(registers)
         places = self._shared_places(operands[0], size)
         self.conflicts += conflicts(places[:, 0], size)
+        assert not self._coming[places].any(), "a copy is under way to where this writes"
         values = np.stack([self._read(each, f"b{bits}") for each in registers], 1)
         self._shared[places] = values.view(np.uint8)
         self._stores.store(self._active, places)
@@ -409,13 +423,16 @@ class Block:
     def _cp_async_cg(self, _: object, operands: tuple[str, ...]) -> None:
         size = int(operands[2])
         to = self._shared_places(operands[0], size)
-        much = self._read(operands[3], "u32").astype(np.int64)
+        whole = np.full(self._active.size, size, np.uint32)
+        much = (self._read(operands[3], "u32") if operands[3:] else whole).astype(np.int64)
         assert (much <= size).all(), "more than the whole"
         origin = self._places(operands[1], 1, "u64") + np.arange(size)
         wanted = np.arange(size) < much[:, None]
         assert (origin[wanted[:, 0], 0] % size == 0).all(), "an address that is not aligned"
         assert self.memory.readable[origin[wanted]].all(), "a copy from outside of all buffers"
         values = np.where(wanted, self.memory.octets[np.where(wanted, origin, 0)], 0)
+        assert not self._coming[to].any(), "another copy is under way to this place"
+        np.add.at(self._coming, to, 1)
         self._shared[to] = POISON
         for thread, place, row in zip(self._active, to[:, 0], values.astype(np.uint8), strict=True):
             self._copies[thread][-1].append((int(place), row))
@@ -432,6 +449,7 @@ class Block:
             while len(open_groups) - 1 > int(operands[0]):
                 for place, row in open_groups.pop(0):
                     self._shared[place : place + row.size] = row
+                    self._coming[place : place + row.size] -= 1
 
     def _bar(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """Barriers of the block by number; those of a warp after them."""
@@ -577,3 +595,16 @@ def _bits(values: Vector) -> Vector:
 def _vector(operand: str) -> list[str]:
     """The registers of ``{a, b}``, or the one that stands alone."""
     return operand.strip("{} ").replace(" ", "").split(",")
+
+
+def _rounded(words: Vector, to: str, how: str) -> Tensor:
+    """Numbers of 16 bits near those of 32: the nearest, ties to even, or the next towards zero."""
+    wide = torch.from_numpy(words.view(np.float32))
+    near = wide.to(_HALVES[to])
+    if how == "rn":
+        return near
+    if how != "rz":
+        msg = f"rounding {how!r} is not known here; add it"
+        raise NotImplementedError(msg)
+    beyond = near.float().abs() > wide.abs()  # the bits of a magnitude are those of an integer
+    return (near.view(torch.int16) - beyond.to(torch.int16)).view(_HALVES[to])

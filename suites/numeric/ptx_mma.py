@@ -70,11 +70,12 @@ def scales(words: Vector, lanes: Vector) -> Vector:
     """Scales ``[warps, rows, 4]`` of which row r is in the register of thread ``lanes[r]``.
 
     "Block Scaling for mma.sync" (9.7.14.3): with ``scale_vec::4X`` all four bytes count, each for
-    16 along k. They are unsigned E4M3; a sign is an error here, and so is memory never written.
+    16 along k. They are unsigned E4M3: what has a sign, as padding and memory never written may, is
+    NaN here, whatever hardware makes of it.
     """
     octets = np.ascontiguousarray(words[:, lanes])[..., None].view(np.uint8)
-    assert not (octets & _SIGN).any(), "a scale has a sign"
-    return torch.from_numpy(octets).view(torch.float8_e4m3fn).double().numpy()
+    values: Vector = torch.from_numpy(octets).view(torch.float8_e4m3fn).double().numpy()
+    return np.where(octets & _SIGN, np.nan, values)
 
 
 def scales_of_rows(words: Vector, selectors: str) -> Vector:

@@ -1,7 +1,8 @@
 """The PTX of the DSL's NVFP4 GEMM, interpreted: every tiling computes what the reference says.
 
-With no GPU. It shows indices, masks, the order of copies and barriers, that each product of a code
-and a scale is exact, and that no load waits for a bank; it says nothing of ptxas or of a device.
+With no GPU. It shows indices, masks, roundings, the order of copies and barriers, that each product
+of a code and a scale is exact, and that no load waits for a bank; it says nothing of ptxas or of a
+device.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ def long(tile: Tile | WarpgroupTile) -> int:
 
 # Several tiles are walked alike whatever their size: one with a slice, and two with several.
 # What follows from a path are the numbers alone: each is seen in full, and in parts of tiles.
-@pytest.mark.parametrize(
-    ("config", "arch", "ragged"),
-    [(config, "sm90", False) for config in CONFIGS]
-    + [("m16n32", "sm80", False), ("m128", "sm89", False)]
-    + [("m64n64", "sm90", True), ("m128", "sm90", True)]
-    + [(config, "sm80", True) for config in ("m16n32", "m64n128", "m128")],
-)
+CASES = [
+    *((config, "sm90", False) for config in CONFIGS),
+    *(("m16n32", "sm80", False), ("m128", "sm89", False)),
+    *(("m64n64", "sm90", True), ("m128", "sm90", True)),
+    *((config, "sm80", True) for config in ("m16n32", "m64n128", "m128")),
+]
+
+
+@pytest.mark.parametrize(("config", "arch", "ragged"), CASES)
 def test_the_code_computes_the_product(config: str, arch: str, *, ragged: bool) -> None:
     require_compiler()
     tile = tile_of(config, choose_path(arch)[0])

@@ -63,12 +63,18 @@ SVDQ_INLINE void multiply_last(int (&total)[4], const unsigned (&a)[kWaves][4],
   if constexpr (PATH_S8) ptx::product_s8(total, a[1], b[0][1], b[1][1]);
 }
 
-// Both, of columns' codes as the operand `a`, and rows' as the other.
+// Both.
+SVDQ_INLINE void multiply_codes(int (&total)[4], const unsigned (&a)[kWaves][4],
+                                const unsigned (&b)[2][kWaves]) {
+  multiply_first(total, a, b);
+  multiply_last(total, a, b);
+}
+
+// The same of columns' codes as the operand `a`, and rows' as the other.
 SVDQ_INLINE void multiply_columns(int (&total)[4], const unsigned (&a)[kWaves][4],
                                   const unsigned (&b)[2][kWaves]) {
   if constexpr (PATH_S8) {
-    multiply_first(total, a, b);
-    multiply_last(total, a, b);
+    multiply_codes(total, a, b);
   } else if constexpr (UNSIGNED) {
     ptx::product_s4_u4_from(kMagicBits, total, a[0], b[0][0], b[1][0]);
   } else {
