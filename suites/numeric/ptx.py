@@ -223,7 +223,7 @@ class Block:
             found = self._active.astype(dtype)
         elif operand == "%ctaid.x":
             found = np.full(count, self.index, dtype)
-        elif operand.startswith("%"):
+        elif operand in self._registers or operand.startswith("%"):
             found = self._register(operand)[self._active]
         elif operand.startswith("__dynamic_shmem"):
             found = np.zeros(count, dtype)
