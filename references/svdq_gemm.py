@@ -9,6 +9,7 @@ import torch
 
 from harness import Expected, Upstream, op, output, size, tensor
 from references import svdq_gemm_upstream as original
+from references import svdq_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +52,7 @@ def out_dtype_of(dtype: torch.dtype, params: Mapping[str, object]) -> torch.dtyp
     # All are integers but alpha, a multiple of 1/4, and a probe's three scales, multiples of 1/2.
     exact={"exact": 1 / 4, "probe": 1 / 32},
     independent=("m", "n"),
+    families=svdq_scales.FAMILIES,
     # 1.00 at most was measured, over families whose sums are exact in either arithmetic.
     upstream=Upstream(function=original.svdq_gemm_w4a4, source=original.SOURCE, at_most=1.01),
     refuses={

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import Expected, op, output, size, tensor
-from references import svdq_activation
+from references import svdq_activation, svdq_scales
 from references.svdq_gemm import out_dtype_of
 from references.svdq_sums import before_activation, error_of
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         "out_dtype": {"same": None, "float16": torch.float16, "bfloat16": torch.bfloat16},
     },
     terms=svdq_activation.TERMS,
-    families=svdq_activation.FAMILIES,
+    families=svdq_activation.FAMILIES | svdq_scales.FAMILIES,
     independent=("m", "n"),
     refuses={
         "activation": ("relu", "gelu", None),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import Expected, Within, op, output, size, tensor
-from references import svdq_activation
+from references import svdq_activation, svdq_scales
 from references.svdq_sums import before_activation, error_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ SHIFT = 0.171875  # nunchaku's: more than gelu_tanh falls below 0, and exact in 
         "act_unsigned": (False, True),
         "next_unsigned": (False, True),
     },
-    families=svdq_activation.FAMILIES,
+    families=svdq_activation.FAMILIES | svdq_scales.FAMILIES,
     independent=("m",),
     refuses={
         "activation": ("relu", "gelu", None),

@@ -108,12 +108,6 @@ def batch_left_open(code: Code) -> Found:
 
 
 @rule("synchronisation")
-def batch_closed_twice(code: Code) -> Found:
-    """An empty batch more each step: the wait covers fewer of the full ones."""
-    yield from code.like("ptx::close_batch();", "ptx::close_batch(); ptx::close_batch();")
-
-
-@rule("synchronisation")
 def fills_before_the_barrier(code: Code) -> Found:
     """A stage refilled while others still read it."""
     vote = "careful = ptx::block_barrier_any($$mine);"
@@ -204,7 +198,7 @@ RULES: Final = (
     *(barrier_removed, vote_of_one, warp_barrier_removed, cluster_barrier_removed),
     *(barrier_of_fewer, previous_not_waited_for, one_thread_waits, reads_before_it_waits),
     *(next_one_starts_first, waits_for_one_less, waits_one_step_late, never_waits),
-    *(last_wait_dropped, batch_left_open, batch_closed_twice, fills_before_the_barrier),
+    *(last_wait_dropped, batch_left_open, fills_before_the_barrier),
     *(stage_stands_still, stage_left_out, other_first_stage, other_stage),
     *(ring_of_another_length, fewer_stages_ahead, more_stages_ahead, scales_of_another_stage),
     *(exchange_dropped, exchange_one_short),
