@@ -27,7 +27,7 @@ from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from harness import _emulated_builder, _emulated_reduction, _emulated_syntax
+from harness import _emulated_builder, _emulated_reduction, _emulated_syntax, _emulated_types
 from harness.emulation import NotEmulated
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def execute(launch: Launch, proceed: Callable[[], Any], *, debug: bool) -> Any:
     if launch.function.is_gluon():
         raise NotEmulated(kernel, "it is written in Gluon, whose layouts only a GPU has")
     _require_grid(kernel, launch.grid)
-    asked = launch.options.get("debug", launch.function.debug)
-    options = dataclasses.replace(
-        interpreter.interpreter_builder.options, debug=bool(debug or asked)
-    )
+    debug = bool(debug or launch.options.get("debug", launch.function.debug))
+    options = interpreter.interpreter_builder.options
+    overflow = options.sanitize_overflow and debug  # computed for assertions, which are off else
+    options = dataclasses.replace(options, debug=debug, sanitize_overflow=overflow)
     with (
         _applied([*_patches().everywhere, (interpreter.interpreter_builder, "options", options)]),
         _naming(kernel),
@@ -301,9 +301,10 @@ def _patches() -> _Patches:
         for name, f in _emulated_builder.MODULE_FUNCTIONS.items()
         if hasattr(interpreter, name)
     ]
+    types_ = [(owner, "__init__", f) for owner, f in _emulated_types.METHODS.items()]
     language = [*_language_patches(), *_member_patches(), *_library_patches()]
     return _Patches(
-        everywhere=(*language, *methods, *functions, (JITFunction, "__call__", _call_helper)),
+        everywhere=(*language, *methods, *functions, *types_, (JITFunction, "__call__", _call_helper)),
         by_name={
             id(vars(owner)[name]): value
             for owner, name, value in language

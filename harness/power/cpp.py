@@ -177,6 +177,14 @@ class Code:
         ]
         return (*((each.start, each.end) for each in self.apart), *asserted)
 
+    @cached_property
+    def _places(self) -> Mapping[str, Sequence[int]]:
+        """The numbers of the words of code, by their text."""
+        found = dict[str, list[int]]()
+        for number, word in enumerate(self.words):
+            found.setdefault(word.text, []).append(number)
+        return found
+
     def like(self, pattern: str, after: str) -> Found:
         """Every place of a pattern, with what shall stand there."""
         return ((match.span, match.fill(after)) for match in self.find(pattern))
@@ -186,9 +194,8 @@ class Code:
         wanted = tuple(tokens(pattern))
         head = wanted[0]
         self.looked_for.setdefault(pattern, 0)
-        for first, word in enumerate(self.words):
-            if head.kind != "hole" and word.text != head.text:
-                continue
+        everywhere = range(len(self.words))
+        for first in everywhere if head.kind == "hole" else self._places.get(head.text, ()):
             found = self._match(wanted, first, {})
             if found is not None:
                 last, holes = found

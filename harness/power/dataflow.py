@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from harness.power.syntax import called, keyword, names_in
@@ -178,10 +179,10 @@ class Kinds:
                 self.indices |= names_in(node) & (set(self.parameters) - set(self.constants))
 
 
-def kinds_of(source: Source) -> Iterator[Kinds]:
+@lru_cache(maxsize=1)  # for all the rules that ask of a text
+def kinds_of(source: Source) -> tuple[Kinds, ...]:
     """The kinds of every function that runs on the device."""
-    for function in source.devices:
-        yield Kinds(source, function)
+    return tuple(Kinds(source, function) for function in source.devices)
 
 
 def each(source: Source, wanted: type[Node]) -> Iterator[tuple[Node, Kinds]]:

@@ -8,15 +8,15 @@ those of the bundled kernels, and lists those of one with ``--list --kernel NAME
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
 
-from harness.power import cpp, rules_cuda, rules_cutedsl, rules_host, rules_kernel
+from harness.power import cpp, rules_cuda, rules_cutedsl, rules_host, rules_kernel, syntax
 from harness.power.syntax import FAMILIES, Edit, Rules, edits_by
 from harness.power.targets import CUDA, CUTEDSL, PYTHON, language_of, targets
 
@@ -28,11 +28,11 @@ RULES: Final[dict[str, tuple[Rules, ...]]] = {
     CUDA: (cpp.edits_by(rules_cuda.RULES),),
     CUTEDSL: (edits_by(rules_cutedsl.RULES),),
 }
-# By language, what raises SyntaxError for a source and a faulty one that is no source.
-_CHECKS: Final[dict[str, Callable[[str, str], object]]] = {
-    PYTHON: lambda _, changed: ast.parse(changed),
-    CUDA: cpp.check,
-    CUTEDSL: lambda _, changed: ast.parse(changed),
+# By language, what raises SyntaxError for a source, an edit of it, and the text that is no source.
+_CHECKS: Final[dict[str, Callable[[str, Edit, str], object]]] = {
+    PYTHON: syntax.check,
+    CUDA: lambda source, _, changed: cpp.check(source, changed),
+    CUTEDSL: syntax.check,
 }
 _HELD_OUT: Final = 3  # one mutant of so many stays unseen while inputs and oracles are tuned
 _DIGITS: Final = 8  # of a digest; among a thousand mutants two agree once in ten thousand sources
@@ -97,16 +97,23 @@ def mutations(kernel: str, module: str, source: str) -> list[Mutation]:
     ``module`` is a module's name, or the path of a file, which chooses the language. Raises
     ValueError for one without rules, BrokenRule for a rule that makes text which does not parse.
     """
-    language = language_of(module)
+    return list(_mutations(kernel, module, source, RULES[language_of(module)]))
+
+
+@lru_cache(maxsize=64)  # a campaign, its report and its tests ask for the same few texts again
+def _mutations(
+    kernel: str, module: str, source: str, known: tuple[Rules, ...]
+) -> tuple[Mutation, ...]:
+    check = _CHECKS[language_of(module)]
     found, seen, results = list[Mutation](), Counter[str](), {source}
-    for edit in chain.from_iterable(rules(source) for rules in RULES[language]):
+    for edit in chain.from_iterable(rules(source) for rules in known):
         mutation = _mutation(kernel, module, source, edit, seen)
         if (changed := source[: edit.start] + edit.after + source[edit.end :]) in results:
             continue
         results.add(changed)
-        _check(mutation, source, changed, language)
+        _require_source(mutation, check, source, edit, changed)
         found.append(mutation)
-    return found
+    return tuple(found)
 
 
 def written(
@@ -184,9 +191,15 @@ def _lines(source: str, start: int, end: int) -> tuple[int, int]:
     return source.rfind("\n", 0, start) + 1, len(source) if last < 0 else last
 
 
-def _check(mutation: Mutation, source: str, changed: str, language: str) -> None:
+def _require_source(
+    mutation: Mutation,
+    check: Callable[[str, Edit, str], object],
+    source: str,
+    edit: Edit,
+    changed: str,
+) -> None:
     try:
-        _CHECKS[language](source, changed)
+        check(source, edit, changed)
     except SyntaxError as error:
         msg = (
             f"rule={mutation.rule!r} makes {mutation.after!r} of {mutation.before!r} in "

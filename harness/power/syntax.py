@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 FAMILIES: Final = (
@@ -103,6 +104,13 @@ class Source:
         found = [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)]
         return tuple(sorted(found, key=lambda node: node.lineno))
 
+    def statements(self) -> Iterator[int]:
+        """Where the module's own statements begin, decorators first, those that begin a line."""
+        for node in self.tree.body:
+            if node.col_offset == 0:
+                lines = [each.lineno for each in getattr(node, "decorator_list", ())]
+                yield self._starts[min([node.lineno, *lines]) - 1]
+
     def swapped(self, first: ast.AST, second: ast.AST) -> tuple[Span, str]:
         """Two nodes for each other, what lies between them in place; with the span of it all."""
         start, middle = self.span(first)
@@ -117,6 +125,27 @@ class Source:
         if len(items) > 1:
             return self.span(items[0])[0], self.span(items[1])[0]
         return self.span(items[0])
+
+
+def check(source: str, edit: Edit, changed: str) -> None:
+    """Raise SyntaxError unless an edit of a source left source.
+
+    A statement of a module that parses alone parses among its neighbours: most of a text need not
+    be read.
+    """
+    starts = _statements(source)
+    before = [0, *starts[: bisect_right(starts, edit.start)]]
+    after = [*starts[bisect_right(starts, edit.end) :], len(source)]
+    try:
+        ast.parse(changed[before[-1] : after[0] + len(changed) - len(source)])
+    except SyntaxError:
+        ast.parse(changed)  # which knows the line, and what a later bracket closes
+
+
+@lru_cache(maxsize=1)
+def _statements(text: str) -> tuple[int, ...]:
+    """Where statements of a module begin, decorators first."""
+    return tuple(Source(text).statements())
 
 
 def is_device(function: ast.FunctionDef) -> bool:

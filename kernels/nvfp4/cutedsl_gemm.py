@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from harness.native import Function
 
 WORD: Final = 4  # bytes of scales that are copied at once
+TEXTS: Final = {Tile: "gemm_dequantized.py", WarpgroupTile: "gemm_dequantized_async.py"}
 
 
 @cache
 def _gemm(tile: Tile | WarpgroupTile) -> Function:
-    return gemm_of(tile.file, tile, __name__, specific=tile.specific)
+    return gemm_of(TEXTS[type(tile)], tile, __name__, specific=tile.specific)
 
 
 @torch.library.custom_op("kernel_parity::nvfp4_gemm_cutedsl", mutates_args=())

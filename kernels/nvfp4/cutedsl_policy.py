@@ -42,7 +42,6 @@ class Tile:
     stages: int
     band: int
     converts: bool = False
-    file: ClassVar[str] = "gemm_dequantized.py"
     specific: ClassVar[bool] = False
 
     @property
@@ -85,7 +84,6 @@ class WarpgroupTile:
     band: int
     rows: ClassVar[int] = 128
     threads: ClassVar[int] = 256
-    file: ClassVar[str] = "gemm_dequantized_async.py"
     specific: ClassVar[bool] = True
 
     @property

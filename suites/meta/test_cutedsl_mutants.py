@@ -37,6 +37,7 @@ SCALED = "nvfp4_gemm.cutedsl.block_scaled"
 FILES = {
     "kernels/nvfp4/cutedsl/gemm_block_scaled.py": SCALED,
     "kernels/nvfp4/cutedsl/gemm_dequantized.py": GEMM,
+    "kernels/nvfp4/cutedsl/gemm_dequantized_async.py": GEMM,
     "kernels/nvfp4/cutedsl/gemm_warp_scaled.py": "nvfp4_gemm.cutedsl.warp_scaled",
 }
 ORDERS = ["never_waits", "barrier_removed", "fence_removed", "batch_left_open", "never_released"]

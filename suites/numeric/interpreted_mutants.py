@@ -1,4 +1,4 @@
-"""How many faults in the text of the DSL's NVFP4 GEMM its interpreted check sees, with no GPU.
+"""How many faults in the texts of the DSL's NVFP4 GEMM its interpreted check sees, with no GPU.
 
 ``python -m suites.numeric.interpreted_mutants --count 48`` plants as many faults as that, each in a
 child of its own, compiles them for sm80 and sm90 and interprets their PTX as `test_nvfp4_cutedsl`
@@ -25,7 +25,7 @@ from harness.power.mutation import mutations, sample
 from harness.power.targets import CUTEDSL, targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from harness.power.isolation import Finished
     from harness.power.mutation import Mutation
@@ -65,23 +65,31 @@ class Row:
     seconds: float
 
 
-def mutants(count: int | None = None) -> tuple[str, list[Mutation]]:
-    """The text of the kernel, and all of its mutants or a sample that its content alone decides."""
-    (target,) = (t for t in targets("kernels") if (t.kernel, t.language) == (KERNEL, CUTEDSL))
-    found = mutations(target.kernel, target.module, target.source())
-    return target.source(), found if count is None else sample(found, count)
+def mutants(count: int | None = None) -> tuple[dict[str, str], list[Mutation]]:
+    """The kernel's texts by name, and all their mutants or a sample that content alone decides."""
+    own = [t for t in targets("kernels") if (t.kernel, t.language) == (KERNEL, CUTEDSL)]
+    texts = {each.module: each.source() for each in own}
+    found = [m for module, text in texts.items() for m in mutations(KERNEL, module, text)]
+    return texts, found if count is None else sample(found, count)
 
 
-def rows(text: str, chosen: Iterable[Mutation], *, jobs: int, folder: Path) -> Iterator[Row]:
+def rows(
+    texts: Mapping[str, str], chosen: Iterable[Mutation], *, jobs: int, folder: Path
+) -> Iterator[Row]:
     """What becomes of mutants, in the order in which they end."""
-    work = partial(_work, text, folder)
+    work = partial(_work, texts, folder)
     for finished in run(chosen, work, jobs=jobs, limits=LIMITS, folder=folder):
         yield Row(finished.task, _outcome(finished), finished.seconds)
 
 
 def _work(
-    text: str, folder: Path, mutation: Mutation, slot: int, send: Callable[[object], None]
+    texts: Mapping[str, str],
+    folder: Path,
+    mutation: Mutation,
+    slot: int,
+    send: Callable[[object], None],
 ) -> None:
+    text = texts[mutation.module]
     changed = mutation.apply(text)
     plant.serve_file(mutation.module, changed, folder / f"planted-{slot}")
     registry.load_all(("references", "kernels"))
@@ -141,10 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="children at a time")
     parser.add_argument("--out", type=Path, default=Path("build", "interpreted"))
     options = parser.parse_args(arguments)
-    text, chosen = mutants(None if options.mutant else options.count)
+    texts, chosen = mutants(None if options.mutant else options.count)
     chosen = [each for each in chosen if options.mutant in {None, each.id}]
     found: list[Row] = []
-    for row in rows(text, chosen, jobs=options.jobs, folder=options.out):
+    for row in rows(texts, chosen, jobs=options.jobs, folder=options.out):
         found.append(row)
         each = row.mutation
         edit = f"{each.line}: {each.before!r} -> {each.after!r}"
