@@ -301,10 +301,15 @@ def _patches() -> _Patches:
         for name, f in _emulated_builder.MODULE_FUNCTIONS.items()
         if hasattr(interpreter, name)
     ]
-    types_ = [(owner, "__init__", f) for owner, f in _emulated_types.METHODS.items()]
     language = [*_language_patches(), *_member_patches(), *_library_patches()]
     return _Patches(
-        everywhere=(*language, *methods, *functions, *types_, (JITFunction, "__call__", _call_helper)),
+        everywhere=(
+            *language,
+            *methods,
+            *functions,
+            *_emulated_types.PATCHES,
+            (JITFunction, "__call__", _call_helper),
+        ),
         by_name={
             id(vars(owner)[name]): value
             for owner, name, value in language

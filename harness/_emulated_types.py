@@ -11,11 +11,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 import triton.language as tl
+from triton.language.semantic import TritonSemantic
 
-__all__ = ["METHODS"]
+__all__ = ["PATCHES"]
 
 _native_type = tl.block_type.__init__
 _native_tensor = tl.tensor.__init__
+_native_broadcast = TritonSemantic.broadcast_impl_value
+_shapes: dict[tuple[int, ...], Any] = {}
 _types: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
 _tensors: dict[tuple[int, ...], dict[str, Any]] = {}
 _OWN: Final = ("handle", "type", "dtype")  # what a tensor has not by its shape
@@ -31,6 +34,7 @@ def _init_type(self: Any, element_ty: Any, shape: Any) -> None:
         return
     _native_type(self, element_ty, shape)
     if plain:
+        self.shape = _shapes.setdefault(lengths, self.shape)
         _types[element_ty.name, lengths] = dict(vars(self))
 
 
@@ -46,5 +50,16 @@ def _init_tensor(self: Any, handle: Any, type: Any) -> None:  # noqa: A002  - th
     self.handle, self.type, self.dtype = handle, type, type.scalar
 
 
-METHODS: dict[Any, Any] = {tl.block_type: _init_type, tl.tensor: _init_tensor}
-"""Constructors, by their class."""
+def _broadcast(self: Any, lhs: Any, rhs: Any) -> Any:
+    """As the original, which compares lengths one by one; blocks of one shape stay as they are."""
+    if lhs.type.is_block() and rhs.type.is_block() and lhs.type.shape is rhs.type.shape:
+        return lhs, rhs
+    return _native_broadcast(self, lhs, rhs)
+
+
+PATCHES: Final = (
+    (tl.block_type, "__init__", _init_type),
+    (tl.tensor, "__init__", _init_tensor),
+    (TritonSemantic, "broadcast_impl_value", _broadcast),
+)
+"""Methods by their class and name."""

@@ -110,6 +110,7 @@ def test_the_same_kernels_compile_before_during_and_after() -> None:
 def language_state() -> list[Callable[..., Any]]:
     members = [JITFunction.run, JITFunction.__call__, tl.load, tl.core.load, tl.sum, tl.reduce]
     members += [tl.math.exp, tl.tensor.to, tl.range, tl.static_assert, libdevice.tanh]
+    members += [tl.tensor.__init__, tl.block_type.__init__]
     return [*members, InterpreterBuilder.cast_impl, InterpreterBuilder.binary_op]
 
 
@@ -125,6 +126,26 @@ def test_scopes_nest_and_leave_triton_as_it_was() -> None:
         assert language_state()[1:] == before[1:]
     assert not is_active()
     assert language_state() == before
+
+
+@triton.jit
+def summed(x_ptr, y_ptr, ROWS: tl.constexpr, LENGTH: tl.constexpr):
+    row = tl.arange(0, 4)[None, :] + tl.zeros((ROWS, LENGTH), tl.int32)
+    tl.store(y_ptr + tl.arange(0, 4), tl.sum(tl.load(x_ptr + row), 0))
+
+
+def test_a_shape_is_checked_and_broadcast_whatever_was_seen_before() -> None:
+    x, y = torch.arange(4.0), torch.zeros(4)
+    with emulate():
+        for rows, length in ((2, 4), (8, 1), (2, 4)):
+            summed[(1,)](x, y, rows, length)
+            assert y.tolist() == [0, rows, 2 * rows, 3 * rows]
+        for length, words in (
+            (3, "must be a power of 2"),
+            (2, "incompatible dimensions at index 1"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                summed[(1,)](x, y, 2, length)
 
 
 @triton.jit
