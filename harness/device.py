@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _pretended: ContextVar[str | None] = ContextVar("pretended_arch", default=None)
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _USUAL_MULTIPROCESSORS: Final = 132
+_PROBE: Final = 0x5A5A
 _DELAY: Final = 40_000_000  # clock cycles, about 20 ms: longer than the host takes to launch
 
 
@@ -165,6 +166,30 @@ def synchronize(device: torch.device) -> None:
         import torch
 
         torch.cuda.synchronize(device)
+
+
+def fault_of(device: torch.device) -> str:
+    """What is wrong with a CUDA ``device``'s context, or nothing: it is asked to write and read.
+
+    After an illegal access, a trap or a failed assertion every call of that process fails.
+    """
+    if device.type != "cuda":
+        return ""
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+        read = torch.full((1,), _PROBE, dtype=torch.int32, device=device).item()
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return "" if read == _PROBE else f"{_PROBE} was written to {device}, and {read} read back"
+
+
+def has_gpu() -> bool:
+    """Whether a CUDA device may be used here; makes no context."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def describe(device: torch.device) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Observation:
     """What a call did: outputs by name or the exception, its launches, and damage to memory."""
 
     outputs: Mapping[str, Tensor]
-    error: Exception | None
+    error: Exception | SystemExit | None
     launches: tuple[Launch, ...]
     damage: str
     poison: str
@@ -94,7 +94,7 @@ def observe(
 ) -> Observation:
     """Call the kernel in poisoned memory; check guards and inputs afterwards."""
     outputs: dict[str, Tensor] = {}
-    error: Exception | None = None
+    error: Exception | SystemExit | None = None
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if device.type == "cpu":
@@ -104,7 +104,7 @@ def observe(
         try:
             outputs = name_outputs(op, kernel.function(**call.arguments))
             devices.synchronize(device)
-        except Exception as raised:  # noqa: BLE001 - classified by the caller, never swallowed
+        except (Exception, SystemExit) as raised:  # noqa: BLE001 - classified by the caller, never swallowed
             error = raised
     damage = [g.stray_writes() for g in call.inputs.values() if g is not None]
     found = next((words for words in (*damage, memory.stray_writes()) if words), "")

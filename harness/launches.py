@@ -15,6 +15,7 @@ __all__ = [
     "Launch",
     "capture_launches",
     "executing",
+    "note_launches",
     "record_launches",
     "report_launch",
     "suspended",
@@ -41,6 +42,11 @@ class Launch:
     options: Mapping[str, Any] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
 
+    @property
+    def title(self) -> str:
+        """Backend, module and name, the same for every launch of the kernel."""
+        return f"{self.backend}:{self.module}.{self.name}"
+
     def __str__(self) -> str:
         return f"{self.module}.{self.name}[{', '.join(map(str, self.grid))}]"
 
@@ -57,6 +63,7 @@ class _State:
         self.scopes = 0
         self.capturing = 0
         self.recorders: list[list[Launch]] = []
+        self.notes: list[set[str]] = []
         self.executors: list[Executor] = []
         self.originals: list[tuple[type, str, Any]] = []
         self.hidden = threading.local()
@@ -82,6 +89,9 @@ def report_launch(launch: Launch) -> bool:
         return True
     for recorder in _state.recorders:
         recorder.append(launch)
+    if _state.recorders and not _state.capturing:
+        for titles in _state.notes:
+            titles.add(launch.title)
     return not _state.capturing
 
 
@@ -99,6 +109,21 @@ def record_launches() -> Iterator[list[Launch]]:
             yield recorded
         finally:
             _remove(_state.recorders, recorded)
+
+
+@contextlib.contextmanager
+def note_launches() -> Iterator[set[str]]:
+    """Yield a set that fills with the titles of what is launched and recorded in the scope.
+
+    For a record of a whole check: it keeps no tensor alive, and what the harness itself launches in
+    order to compare is not in it, since nobody records that.
+    """
+    titles: set[str] = set()
+    _state.notes.append(titles)
+    try:
+        yield titles
+    finally:
+        _state.notes[:] = [each for each in _state.notes if each is not titles]
 
 
 @contextlib.contextmanager

@@ -14,10 +14,11 @@ import pytest
 from harness.cells import Cell, Evidence, Layer, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
     from pathlib import Path
 
     from harness.check import Check
+    from harness.isolate.client import Server
     from harness.judge import ParityFailure
     from harness.record import Record
     from harness.selection import Request
@@ -36,6 +37,7 @@ class Run:
     records: list[Record] = field(default_factory=list)
     inventory: dict[Cell, None] = field(default_factory=dict)  # an ordered set
     last_progress: float = 0.0
+    server: Server | None = None  # of isolated cells
 
 
 CHECK: Final[pytest.StashKey[Check]] = pytest.StashKey()
@@ -44,19 +46,11 @@ CHECK: Final[pytest.StashKey[Check]] = pytest.StashKey()
 def draw(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
     """With ``--error-images``, put the path of a picture into a failed comparison's report."""
     folder, check = item.config.option.error_images, item.stash[CHECK]
-    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind:
+    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind or failure.picture:
         return
     from harness import picture
 
-    path = folder / f"{request.cell}-{request.dtype}.png"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if not picture.of_failure(check, failure.case, path):
-            return
-    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
-        failure.picture = f"none: {type(error).__name__}: {error}"
-        return
-    failure.picture = check.figures["picture"] = str(path)
+    picture.attach(check, failure, folder)
 
 
 def attach_record(item: pytest.Item, request: Request, report: pytest.TestReport) -> None:
@@ -66,7 +60,6 @@ def attach_record(item: pytest.Item, request: Request, report: pytest.TestReport
 
 def _record(item: pytest.Item, request: Request, report: pytest.TestReport) -> Record:
     from harness import record, registry
-    from harness.device import describe
     from harness.execute import source_hash
 
     check = item.stash.get(CHECK, None)
@@ -86,9 +79,15 @@ def _record(item: pytest.Item, request: Request, report: pytest.TestReport) -> R
         seed=item.config.option.parity_seed,
         source=source_hash(registry.kernel(request.cell.kernel)),
         versions=record.versions(),
-        device=describe(check.device) if check and (ran and request.cell.needs_device) else {},
+        device=_device(check) if check and (ran and request.cell.needs_device) else {},
         seconds=round(report.duration, 3),
     )
+
+
+def _device(check: Check) -> Mapping[str, str]:
+    from harness.device import describe
+
+    return describe(check.device) if check.device_words is None else check.device_words
 
 
 def _words(report: pytest.TestReport) -> str:
