@@ -107,10 +107,10 @@ class Check:
     unfair: Counter[str] = field(default_factory=Counter)  # cases by family
     worst: float = 0.0  # error of the worst element so far in units of its budget
     case: str = ""
+    launched: set[str] = field(default_factory=set)  # identities of the kernels that were seen
     truths: TruthCache = SHARED
     monitor: Monitor = field(default_factory=Monitor)
     done: frozenset[str] = frozenset()  # probes that another process has asked
-    launched: tuple[str, ...] = ()  # what was launched while the kernel ran
     device_words: Mapping[str, str] | None = None  # of a device that another process used
     _starved: Outcome | None = None
 
@@ -173,10 +173,11 @@ class Check:
         scope: Scope,
         *,
         seconds: float | None = None,
+        memory: str = "",
     ) -> None:
         """Make the cases of one configuration and ``attempt`` each; raises the smallest failure.
 
-        ``seconds`` bound the shrinking.
+        ``seconds`` bound the shrinking; a search of another ``memory`` has its own failing cases.
         """
         from harness import strategies
         from harness.explore import SHRINK_SECONDS, Search, explore
@@ -192,7 +193,7 @@ class Check:
             Search(attempt, seconds=seconds or SHRINK_SECONDS),
             examples=scope.examples or 1,
             run_seed=zlib.crc32(f"{seed}/{scope.kind}".encode()),
-            scope=f"{cell}/{self.dtype}/{config}/{scope.kind}",
+            scope=f"{cell}/{self.dtype}/{config}/{scope.kind}{memory}",
             database=self.settings.database,
         )
 

@@ -15,7 +15,7 @@ __all__ = [
     "Launch",
     "capture_launches",
     "executing",
-    "note_launches",
+    "name_launches",
     "record_launches",
     "report_launch",
     "suspended",
@@ -43,8 +43,8 @@ class Launch:
     constants: frozenset[str] = frozenset()
 
     @property
-    def title(self) -> str:
-        """Backend, module and name, the same for every launch of the kernel."""
+    def identity(self) -> str:
+        """Which kernel it is, as records say it: ``triton:kernels.norm.triton._rms_norm``."""
         return f"{self.backend}:{self.module}.{self.name}"
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class _State:
         self.scopes = 0
         self.capturing = 0
         self.recorders: list[list[Launch]] = []
-        self.notes: list[set[str]] = []
+        self.names: list[set[str]] = []
         self.executors: list[Executor] = []
         self.originals: list[tuple[type, str, Any]] = []
         self.hidden = threading.local()
@@ -89,9 +89,8 @@ def report_launch(launch: Launch) -> bool:
         return True
     for recorder in _state.recorders:
         recorder.append(launch)
-    if _state.recorders and not _state.capturing:
-        for titles in _state.notes:
-            titles.add(launch.title)
+    for names in _state.names:
+        names.add(launch.identity)
     return not _state.capturing
 
 
@@ -112,18 +111,18 @@ def record_launches() -> Iterator[list[Launch]]:
 
 
 @contextlib.contextmanager
-def note_launches() -> Iterator[set[str]]:
-    """Yield a set that fills with the titles of what is launched and recorded in the scope.
+def name_launches() -> Iterator[set[str]]:
+    """Yield a set that fills with the identity of each kernel that another scope sees launched.
 
-    For a record of a whole check: it keeps no tensor alive, and what the harness itself launches in
-    order to compare is not in it, since nobody records that.
+    It only listens: Triton's launches are seen while a scope of `record_launches` or one of those
+    built on it is open. No tensor is kept alive, so it may last for a whole check.
     """
-    titles: set[str] = set()
-    _state.notes.append(titles)
+    names: set[str] = set()
+    _state.names.append(names)
     try:
-        yield titles
+        yield names
     finally:
-        _state.notes[:] = [each for each in _state.notes if each is not titles]
+        _remove(_state.names, names)
 
 
 @contextlib.contextmanager

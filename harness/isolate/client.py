@@ -115,7 +115,7 @@ class Server:
         self._folder = Path()
         self._loaded = False
         self._child: _Child | None = None
-        self._children = 0
+        self._devices: Mapping[str, Mapping[str, str]] | None = None
         self.born = 0  # children so far
 
     def start(self) -> None:
@@ -146,7 +146,9 @@ class Server:
     @property
     def devices(self) -> Mapping[str, Mapping[str, str]]:
         """The devices that tests get, by arch; asked of a child. Raises ServerFailed."""
-        return self._living().devices
+        if self._devices is None:
+            self._devices = self._living().devices
+        return self._devices
 
     def perform(self, job: Job, limit: float, show: Callable[[str], None]) -> Attempt:
         """Run a test in the child, a new one if need be; ``limit`` seconds without a word end it.

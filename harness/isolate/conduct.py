@@ -122,7 +122,7 @@ class Conduct:
             return
         self.check.figures |= result.figures
         self.check.case = result.case
-        self.check.launched = result.launched
+        self.check.launched |= set(result.launched)
         if self.lost:
             self._report([*problems, *(result.failure.problems if result.failure else ())])
         if result.failure is not None:
@@ -154,7 +154,7 @@ class Conduct:
 
         where = (search.config, search.index, search.scope)
         try:
-            self.check.search(attempt_again, *where, seconds=SHRINK_SECONDS)
+            self.check.search(attempt_again, *where, seconds=SHRINK_SECONDS, memory="lost")
         except ParityFailure as found:
             return self._alone(found) if found.case == failure.case else found
         return self._alone(failure)

@@ -36,7 +36,7 @@ from harness.isolate.messages import (
     Searching,
 )
 from harness.judge import ParityFailure
-from harness.launches import note_launches
+from harness.launches import name_launches
 from harness.subjects import Unavailable
 
 if TYPE_CHECKING:
@@ -180,11 +180,9 @@ def perform(job: Job, send: Callable[[object], None]) -> Result:
         monitor=teller,
         done=job.done,
     )
-    with note_launches() as titles:
+    with name_launches() as names:
         result = _outcome(job, check, teller)
-    return replace(
-        result, figures=check.figures, case=check.case, launched=tuple(sorted(titles))
-    )
+    return replace(result, figures=check.figures, case=check.case, launched=tuple(sorted(names)))
 
 
 @dataclass(frozen=True)
