@@ -127,8 +127,8 @@ def findings_of_run(observation: Observation) -> tuple[Finding, ...]:
         starved = is_exhaustion(observation.error)
         outcome = Outcome.OUT_OF_MEMORY if starved else Outcome.REFUSED
         findings.append(Finding("error", _of_error(observation), outcome=outcome))
-    elif elements and not observation.launches:
-        words = "no launch was seen: a fallback computed this, not the kernel"
+    elif elements and (observation.doubt or not observation.launches):
+        words = observation.doubt or "no launch was seen: a fallback computed this, not the kernel"
         findings.append(Finding("launch", words))
     if observation.damage:
         findings.append(Finding("memory", f"memory: {observation.damage}"))

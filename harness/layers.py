@@ -204,7 +204,7 @@ def is_its_dense_twin_however_it_runs(check: Check) -> None:
         for dtype in subject.dtypes:
             asked |= modules.checks(
                 subject,
-                backend=check.kernel.implementation,
+                kernel=check.kernel,
                 dtype=dtype,
                 device=check.device,
                 seed=check.settings.seed,
