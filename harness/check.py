@@ -5,9 +5,9 @@ from __future__ import annotations
 import traceback
 import zlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from harness import device as devices
@@ -55,8 +55,11 @@ class Scope:
 class Monitor:
     """Who is told what a check is at; in a process of its own, the one that waits for it.
 
-    ``ended`` may raise what ends the whole check, such as the loss of the device.
+    ``ended`` may raise what ends the whole check, such as the loss of the device. ``profiles`` says
+    that a profiler may be loaded into this process, which slows what comes after it.
     """
+
+    profiles = False
 
     def searches(self, config: str, index: int, scope: Scope) -> None:
         """A search over generated cases of a configuration begins."""

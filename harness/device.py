@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -190,6 +191,25 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def executed_kernels(function: Callable[[], object], device: torch.device) -> tuple[str, ...]:
+    """Names of the kernels that run on a CUDA ``device`` meanwhile, as CUPTI saw them.
+
+    None where that is not available, or may not be used by this process.
+    """
+    import torch
+
+    if device.type != "cuda":
+        function()
+        return ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the profiler's own doings
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            function()
+            torch.cuda.synchronize(device)
+        names = {event.name for event in seen.events() if event.device_type.name == "CUDA"}
+    return tuple(sorted(n for n in names if not n.startswith(("Memcpy", "Memset"))))
 
 
 def describe(device: torch.device) -> dict[str, str]:

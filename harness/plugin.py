@@ -242,14 +242,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an isolated check in the process of cells, and take over what came of it."""
-    if not _is_isolated(pyfuncitem):
+    request = request_of(pyfuncitem)
+    if request is None or not _is_isolated(pyfuncitem):
         return None
     from harness.isolate.conduct import Conduct, limit_of
 
     config, check = pyfuncitem.config, pyfuncitem.stash[CHECK]
     conduct = Conduct(
         server=_server(config),
-        job=_job(pyfuncitem, check),
+        job=_job(pyfuncitem, check, request),
         check=check,
         limit=limit_of(check.cell, config.option.cell_seconds),
         show=check.progress,
@@ -261,10 +262,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-def _job(item: pytest.Function, check: Check) -> Job:
+def _job(item: pytest.Function, check: Check, request: Request) -> Job:
     from harness.isolate.messages import Job
 
-    request = item.callspec.params["parity"]
     return Job(
         module=item.module.__name__,
         path=item.path,

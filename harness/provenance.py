@@ -8,8 +8,9 @@ argument, or that of something which it was computed from.
 from __future__ import annotations
 
 import inspect
+import re
 from types import FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from harness.declare import Kernel
     from harness.launches import Launch
 
-_PLAIN = (int, float, str, bytes, type(None), torch.dtype, torch.device)
+_WORD: Final = re.compile(r"\w+")  # a C++ kernel's name without its template arguments
+_SHOWN: Final = 80  # characters of a kernel's name
+_PLAIN: Final = (int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 
 def packages(kernel: Kernel) -> tuple[str, ...]:
@@ -63,6 +66,21 @@ def doubt(kernel: Kernel, launches: Sequence[Launch]) -> str:
         f"launched {seen} and nothing of backend={kernel.backend!r} in {where}: a fallback "
         f"computed this, not the kernel; if those are its own, declare launches=['their.module']"
     )
+
+
+def doubt_of_device(kernel: Kernel, launches: Sequence[Launch], executed: Sequence[str]) -> str:
+    """Words for launches that were told of, and of which the device ran nothing; empty otherwise.
+
+    ``executed`` are the names that a profiler saw; none mean that it saw nothing at all. The CuTe
+    DSL names its kernels in a way of its own, which nothing here knows.
+    """
+    names = {found[0] for launch in own(kernel, launches) if (found := _WORD.match(launch.name))}
+    if not executed or not names or kernel.backend == "cutedsl":
+        return ""
+    if any(name in ran for name in names for ran in executed):
+        return ""
+    told, ran = ", ".join(sorted(names)), ", ".join(name[:_SHOWN] for name in executed)
+    return f"launches of {told} were told of, but the device ran {ran}: not the kernel under test"
 
 
 class Trail:

@@ -239,10 +239,10 @@ class Server:
             msg = f"no answer within {_START_SECONDS:.0f} s"
             raise TimeoutError(msg)
         answer = self._control.recv()
-        if not isinstance(answer, kind):
-            msg = f"{answer!r} is no {kind.__name__}"
-            raise EOFError(msg)
-        return answer
+        if isinstance(answer, kind):
+            return answer
+        msg = f"{answer!r} is no {kind.__name__}"
+        raise EOFError(msg)
 
     def _bury(self, seconds: float = _GRACE_SECONDS) -> Buried:
         """Take leave of the child; where the server has gone too, of both."""
@@ -264,6 +264,12 @@ class Server:
             self._control.close()
             _kill(process.pid)
             process.wait()
+
+    def retire(self) -> None:
+        """End the child, in an orderly way; the next test gets a new one."""
+        if self._child is not None:
+            self._bury()
+        self._devices = None
 
     def close(self) -> None:
         """End the processes and forget what they said."""

@@ -103,8 +103,7 @@ class Conduct:
         """The report of what ended a child; None if nothing did."""
         result = attempt.result
         if result is not None:
-            lost = result.failure if is_lost(result.outcome) else None
-            return lost
+            return result.failure if is_lost(result.outcome) else None
         if attempt.ending is None:
             return None
         return self._failure(attempt.heard.open, attempt.ending)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.cells import Cell, Outcome
-from harness.check import Scope, Settings
-from harness.judge import ParityFailure
-from harness.selection import Reproduction
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from harness.cells import Cell, Outcome
+    from harness.check import Scope, Settings
+    from harness.judge import ParityFailure
+    from harness.selection import Reproduction
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _import_what_cases_need(modules: Sequence[str]) -> None:
 
     A dispatch mode, by which allocations are poisoned, imports that when it is first entered.
     """
-    import torch._dynamo
+    import torch._dynamo  # noqa: F401 - see above
 
     from harness import explore, layers, reference, strategies  # noqa: F401 - see above
     from harness.emulation import emulate

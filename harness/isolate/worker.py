@@ -124,6 +124,8 @@ def _flush() -> None:
 class Teller(Monitor):
     """Tells the parent what a check is at, and looks after the device."""
 
+    profiles = True
+
     def __init__(self, device: torch.device | None, send: Callable[[object], None]) -> None:
         self._device = device
         self._send = send

@@ -38,7 +38,7 @@ def crash(x: Tensor) -> Tensor:
     return 2 * x
 
 
-def sound(x: Tensor) -> Tensor:
+def sound(x: object) -> Tensor:
     """What every kernel here does when it does not fail."""
     if not isinstance(x, Tensor) or x.dtype != torch.float32:
         msg = f"x={x!r} is no tensor of float32; convert x"
@@ -54,14 +54,14 @@ def sound(x: Tensor) -> Tensor:
 def planted(fault: Callable[[], object]) -> Callable[[], object]:
     """Declare a kernel with a fault, and after it, by name, a sound one."""
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: object) -> Tensor:
         if isinstance(x, Tensor) and x.dim() == 2 and FIRST <= x.shape[1] <= 64:
             fault()
         return sound(x)
 
     name = fault.__name__
     kernel("crash", backend="triton", arch=">=sm80", variant=name)(run)
-    kernel("crash", backend="triton", arch=">=sm80", variant=f"{name}_then")(lambda x: sound(x))
+    kernel("crash", backend="triton", arch=">=sm80", variant=f"{name}_then")(sound)
     return fault
 
 
@@ -123,7 +123,7 @@ def leaves_a_thread() -> None:
     threading.Thread(target=_FOREVER.wait).start()
 
 
-def _narrow(x: Tensor) -> Tensor:
+def _narrow(x: object) -> Tensor:
     """It answers two of its probes by ending the process, and accepts a third."""
     if isinstance(x, Tensor) and x.dim() == 2:
         if x.shape[1] == 0:

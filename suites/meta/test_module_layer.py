@@ -191,9 +191,7 @@ def findings(made: type[Scale]) -> Mapping[str, str]:
         )
 
     subject = Subject("scale", ("double",), Layer.MODULE, ("float32",), build, "here")
-    checks = modules.checks(
-        subject, kernel=declared("triton"), dtype="float32", device=CPU, seed=0
-    )
+    checks = modules.checks(subject, kernel=declared("triton"), dtype="float32", device=CPU, seed=0)
     found = {}
     for name, check in checks.items():
         subject_name, dtype, last = name.split("-")

@@ -1,4 +1,4 @@
-"""A silent fallback is red: a result counts only where launches show that the kernel computed it."""
+"""A silent fallback is red: a result counts where launches show that the kernel computed it."""
 
 from __future__ import annotations
 
@@ -97,6 +97,9 @@ def test_a_silent_fallback_is_red(function: Callable[..., object], words: str) -
 def test_a_declaration_names_whose_launches_count() -> None:
     with scaling.declared(by_another_family, launches="kernels.norm"):
         layers.matches_the_reference(scaling.check_of(cases=4))
-    with scaling.declared(into_its_output, launches=["kernels.norm"]):
-        with pytest.raises(ParityFailure, match="nothing of backend='cuda' in kernels.norm"):
-            layers.matches_the_reference(scaling.check_of(cases=4))
+    words = r"nothing of backend='cuda' in kernels\.norm"
+    with (
+        scaling.declared(into_its_output, launches=["kernels.norm"]),
+        pytest.raises(ParityFailure, match=words),
+    ):
+        layers.matches_the_reference(scaling.check_of(cases=4))
