@@ -93,6 +93,24 @@ def fake_refuses_what_the_real_one_refuses(check: Check) -> None:
 def matches_the_reference(check: Check) -> None:
     """Generated cases agree with the dense float64 reference, within the error budget."""
     check.explore(check.judge_against_reference)
+    if check.cell.needs_device and check.monitor.profiles and check.settings.only is None:
+        _prove(check)
+
+
+def _prove(check: Check) -> None:
+    """Once, on the smallest case: the device ran what the launches say, by the profiler's word."""
+    from harness import device, provenance
+    from harness.execute import build
+    from harness.launches import record_launches
+    from harness.probes import base_case
+
+    case = base_case(check.op, check.kernel)
+    call = build(check.op, case, check.device)
+    with record_launches() as launches:
+        ran = device.executed_kernels(lambda: check.kernel.function(**call.arguments), check.device)
+    check.figures["device_kernels"] = [name[:120] for name in ran]
+    if words := provenance.doubt_of_device(check.kernel, launches, ran):
+        check.fail([words], case.id)
 
 
 def repeats_its_results(check: Check) -> None:
@@ -204,7 +222,7 @@ def is_its_dense_twin_however_it_runs(check: Check) -> None:
         for dtype in subject.dtypes:
             asked |= modules.checks(
                 subject,
-                backend=check.kernel.implementation,
+                kernel=check.kernel,
                 dtype=dtype,
                 device=check.device,
                 seed=check.settings.seed,

@@ -18,15 +18,18 @@ from harness.cells import Cell, Evidence, Layer, Outcome
 from harness.selection import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
     from pathlib import Path
 
     from harness.check import Check
+    from harness.isolate.client import Server
     from harness.judge import ParityFailure
     from harness.manifest import Asked, Manifest
     from harness.record import Record
 
 _RECORD: Final = "kernel_parity_record"
+_REMEDY: Final = "--isolate=all makes such a crash the outcome of its case, and of no worker"
+_PENDING: Final = "kernel_parity_pending"
 _INVENTORY: Final = "kernel_parity_inventory"
 _REFUSAL: Final = "kernel_parity_refusal"
 RUN_ID: Final = "kernel_parity_run"
@@ -43,6 +46,7 @@ class Run:
     records: list[Record] = field(default_factory=list)
     inventory: dict[Cell, None] = field(default_factory=dict)  # an ordered set
     last_progress: float = 0.0
+    server: Server | None = None  # of isolated cells
 
 
 CHECK: Final[pytest.StashKey[Check]] = pytest.StashKey()
@@ -52,19 +56,11 @@ RUN: Final = pytest.StashKey[Run]()
 def draw(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
     """With ``--error-images``, put the path of a picture into a failed comparison's report."""
     folder, check = item.config.option.error_images, item.stash[CHECK]
-    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind:
+    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind or failure.picture:
         return
     from harness import picture
 
-    path = folder / f"{request.cell}-{request.dtype}.png"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if not picture.of_failure(check, failure.case, path):
-            return
-    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
-        failure.picture = f"none: {type(error).__name__}: {error}"
-        return
-    failure.picture = check.figures["picture"] = str(path)
+    picture.attach(check, failure, folder)
 
 
 def request_of(item: pytest.Item) -> Request | None:
@@ -76,16 +72,17 @@ def request_of(item: pytest.Item) -> Request | None:
 
 def outcome_of(report: pytest.TestReport, error: BaseException | None) -> Outcome:
     """What became of a check, from its report and what it raised."""
-    from harness.judge import ParityFailure
-
     if report.passed:
         return Outcome.PASSED
     if report.skipped:
         return Outcome.UNAVAILABLE
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return Outcome.OUT_OF_MEMORY
-    return Outcome.WRONG if isinstance(error, ParityFailure) else Outcome.REFUSED
+    if (told := getattr(error, "outcome", None)) in tuple(Outcome):
+        return Outcome(told)
+    if "torch" in sys.modules:
+        from harness.exhaustion import is_exhaustion
+
+        return Outcome.OUT_OF_MEMORY if is_exhaustion(error) else Outcome.REFUSED
+    return Outcome.REFUSED
 
 
 def attach_record(
@@ -93,6 +90,12 @@ def attach_record(
 ) -> None:
     """Let a report carry the record of its check."""
     report.user_properties.append((_RECORD, _record(item, request, report, outcome).to_json()))
+
+
+def attach_pending(item: pytest.Item, request: Request, report: pytest.TestReport) -> None:
+    """Let the report of a set-up carry the record that stands if this worker dies of the check."""
+    record = _record(item, request, report, Outcome.CRASHED)
+    report.user_properties.append((_PENDING, record.to_json()))
 
 
 def asked(item: pytest.Item, request: Request) -> Asked:
@@ -118,7 +121,6 @@ def _record(
     item: pytest.Item, request: Request, report: pytest.TestReport, outcome: Outcome
 ) -> Record:
     from harness import record, registry
-    from harness.device import describe
     from harness.execute import source_hash
 
     check = item.stash.get(CHECK, None)
@@ -140,9 +142,15 @@ def _record(
         launched=sorted(check.launched) if check else [],
         source=source_hash(kernel),
         versions=record.versions(),
-        device=describe(check.device) if check and (ran and request.cell.needs_device) else {},
+        device=_device(check) if check and (ran and request.cell.needs_device) else {},
         seconds=round(report.duration, 3),
     )
+
+
+def _device(check: Check) -> Mapping[str, str]:
+    from harness.device import describe
+
+    return describe(check.device) if check.device_words is None else check.device_words
 
 
 def _words(report: pytest.TestReport) -> str:
@@ -159,18 +167,30 @@ class Collector:
     def __init__(self, run: Run, records: Path | None) -> None:
         self._run = run
         self._records = records
+        self._pending: dict[str, Record] = {}  # of what workers are at, by the item's id
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the record of a check; write it with ``--records``."""
         from harness import record
 
         for name, value in report.user_properties:
-            if name != _RECORD:
-                continue
-            self._run.records.append(record.from_json(str(value)))
-            if self._records:
-                with self._records.open("a", encoding="utf-8") as file:
-                    file.write(f"{value}\n")
+            if name == _PENDING:
+                self._pending[report.nodeid] = record.from_json(str(value))
+            elif name == _RECORD:
+                self._pending.pop(report.nodeid, None)
+                self._keep(record.from_json(str(value)))
+
+    def _keep(self, record: Record) -> None:
+        self._run.records.append(record)
+        if self._records:
+            with self._records.open("a", encoding="utf-8") as file:
+                file.write(f"{record.to_json()}\n")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Blame the check that a worker died of, where it ran in that worker itself."""
+        if (record := self._pending.pop(crashitem, None)) is not None:
+            self._keep(replace(record, message=f"{report.longrepr}; {_REMEDY}"))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object) -> None:
