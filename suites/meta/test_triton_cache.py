@@ -51,14 +51,14 @@ def heard() -> Iterator[list[str]]:
         yield said
 
 
-@triton.jit
-def triple(x, y, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, N803
+@triton.jit  # type: ignore[untyped-decorator]
+def triple(x, y, BLOCK: tl.constexpr):  # noqa: ANN001, ANN201, N803
     at = tl.arange(0, BLOCK)
     tl.store(y + at, 3 * tl.load(x + at))
 
 
-@triton.jit
-def broken(x, y, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG001, N803
+@triton.jit  # type: ignore[untyped-decorator]
+def broken(x, y, BLOCK: tl.constexpr):  # noqa: ANN001, ANN201, ARG001, N803
     tl.static_assert(BLOCK < 0, "never")
 
 

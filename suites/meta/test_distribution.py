@@ -1,0 +1,139 @@
+"""Runs with workers on pretended machines: each has its place, and all run what one would run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from suites.meta.users_project import BAD, GOOD, NUMERIC, RECORDS, Project, ran, refusal
+
+if TYPE_CHECKING:
+    from harness.record import Record
+
+pytest_plugins = ("pytester",)
+
+# A machine with two devices of one arch and one of another. Tests that tell what they see.
+PRETENDS: Final = """
+import pytest
+
+from harness.distribution import MACHINE
+from harness.machine import Gpu, Machine
+
+pytest_plugins = ("harness.plugin",)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    gpus = tuple(Gpu(f"GPU-{n}", arch, 80 * 2**30) for n, arch in enumerate(ARCHS))
+    config.stash[MACHINE] = Machine(gpus, cores=4, memory=64 * 2**30)
+"""
+TELLS: Final = """
+import json, os
+from pathlib import Path
+
+import pytest
+
+@pytest.mark.parametrize("number", range(8))
+def test_tell(worker_id, number):
+    names = ("CUDA_VISIBLE_DEVICES", "KERNEL_PARITY_DEVICE_BYTES")
+    seen = [os.environ.get(name) for name in names]
+    Path(f"{worker_id}.json").write_text(json.dumps(seen))
+"""
+
+
+def pretend(project: Project, *archs: str) -> None:
+    """Let runs in the project take their machine for one with devices of these archs."""
+    project.pytester.makeconftest(f"ARCHS = {archs!r}\n{PRETENDS}")
+    project.write(test_tells=TELLS)
+
+
+def told(project: Project) -> dict[str, list[str | None]]:
+    """What the environment of each worker said."""
+    found = sorted(project.pytester.path.glob("gw*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in found}
+
+
+def test_workers_have_devices_of_their_own(project: Project) -> None:
+    pretend(project, "sm90", "sm120", "sm90")
+    result = project.run_apart("-n", "2", "--dist=load", "--device-memory=10", "test_tells.py")
+    result.assert_outcomes(passed=8)
+    room = str(10 * 2**30)
+    assert told(project) == {
+        "gw0": ["GPU-0,GPU-2,GPU-1", ",".join([room] * 3)],
+        "gw1": ["GPU-1,GPU-2,GPU-0", ",".join([room] * 3)],
+    }
+    result.stdout.fnmatch_lines(
+        ["kernel-parity: 2 workers on 3 GPUs (2 of sm90 and 1 of sm120), a worker owns one and *"]
+    )
+
+
+def test_the_number_of_workers_is_the_machines(project: Project) -> None:
+    pretend(project, "sm90", "sm90", "sm90")
+    result = project.run_apart("-n", "auto", "--dist=load", "test_tells.py")
+    result.assert_outcomes(passed=8)
+    assert sorted(told(project)) == ["gw0", "gw1", "gw2"]
+    result.stdout.fnmatch_lines(["kernel-parity: 3 workers on 3 GPUs *, as many as cores allow"])
+
+
+def test_a_machine_without_devices_is_as_ever(project: Project) -> None:
+    pretend(project)
+    result = project.run_apart("-n", "1", "test_tells.py")
+    result.assert_outcomes(passed=8)
+    result.stdout.no_fnmatch_line("*workers on*")
+
+
+def test_what_does_not_fit_is_a_usage_error(project: Project) -> None:
+    pretend(project, "sm90")
+    said = refusal(project.run_apart("-n", "2", "--device-memory=60", "test_tells.py"))
+    assert "2 processes may use device GPU-0 (80.0 GiB), each with 60.00 GiB" in said
+    said = refusal(project.run_apart("--device-memory=99%", "test_tells.py"))
+    assert "1 processes may use device GPU-0 (80.0 GiB), each with 79.20 GiB" in said
+
+
+@pytest.mark.parametrize("option", ["--device-memory=much", "--seconds-from=nowhere.jsonl"])
+def test_a_mistyped_option_is_refused(project: Project, option: str) -> None:
+    said = refusal(project.run(*NUMERIC, option))
+    assert f"{option.partition('=')[0]}='{option.partition('=')[2]}' is no " in said
+
+
+def essence(records: list[Record]) -> dict[tuple[str, str], tuple[object, ...]]:
+    """What checks found, without when and where."""
+    return {(r.kernel, r.check): (r.verdict, r.case, r.message, dict(r.figures)) for r in records}
+
+
+def test_workers_find_what_one_process_finds(project: Project) -> None:
+    asked = (*NUMERIC, GOOD, BAD, RECORDS, "--declare=toys.py", "-p", "no:cacheprovider")
+    project.run_apart(*asked)
+    alone = essence(project.read())
+    project.forget()
+    project.run_apart(*asked, "-n", "2", "--dist=worksteal")
+    assert len(alone) == 4
+    assert essence(project.read()) == alone
+
+
+def test_the_seed_decides_on_the_order(project: Project) -> None:
+    def order(seed: int) -> list[str]:
+        asked = ("--pyargs", "suites.numeric", "suites.boundary", "-m", "cpu", "--collect-only")
+        result = project.run(*asked, "-q", GOOD, BAD, f"--parity-seed={seed}")
+        return [line for line in result.outlines if "[" in line]
+
+    orders = [order(seed) for seed in (0, 0, 1, 2)]
+    assert orders[0] == orders[1]
+    assert len({tuple(each) for each in orders}) > 1
+    assert {tuple(sorted(each)) for each in orders} == {tuple(sorted(orders[0]))}
+    for each in orders:
+        boundary = ["boundary" in line for line in each]
+        assert boundary == sorted(boundary), "numeric comes before boundary"
+        assert any(boundary)
+
+
+def test_what_took_longest_comes_first(project: Project) -> None:
+    asked = (*NUMERIC, GOOD, BAD)
+    assert ran(project.run(*asked, RECORDS)) == {"passed": 2, "failed": 2}
+    slowest = max(project.read(), key=lambda record: record.seconds)
+    path = project.pytester.path / "build" / "records.jsonl"
+    given = f"--seconds-from={path}"
+    lines = project.run(*asked, given, "--collect-only", "-q").outlines
+    first = next(line for line in lines if "[" in line)
+    assert slowest.check.partition("[")[2].removesuffix("]") in first
