@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from suites.meta.users_project import BAD, GOOD, NUMERIC, RECORDS, Project, ran, refusal
+from suites.meta.users_project import BAD, GOOD, NUMERIC, RECORDS, ran, refusal
 
 if TYPE_CHECKING:
-    from harness.record import Record
+    from suites.meta.users_project import Project
 
 pytest_plugins = ("pytester",)
 
@@ -56,24 +57,17 @@ def told(project: Project) -> dict[str, list[str | None]]:
 
 def test_workers_have_devices_of_their_own(project: Project) -> None:
     pretend(project, "sm90", "sm120", "sm90")
-    result = project.run_apart("-n", "2", "--dist=load", "--device-memory=10", "test_tells.py")
+    result = project.run_apart("-n", "auto", "--dist=load", "--device-memory=10", "test_tells.py")
     result.assert_outcomes(passed=8)
-    room = str(10 * 2**30)
+    rooms = ",".join([str(10 * 2**30)] * 3)
     assert told(project) == {
-        "gw0": ["GPU-0,GPU-2,GPU-1", ",".join([room] * 3)],
-        "gw1": ["GPU-1,GPU-2,GPU-0", ",".join([room] * 3)],
+        "gw0": ["GPU-0,GPU-2,GPU-1", rooms],
+        "gw1": ["GPU-1,GPU-2,GPU-0", rooms],
+        "gw2": ["GPU-2,GPU-0,GPU-1", rooms],
     }
     result.stdout.fnmatch_lines(
-        ["kernel-parity: 2 workers on 3 GPUs (2 of sm90 and 1 of sm120), a worker owns one and *"]
+        ["kernel-parity: 3 workers on 3 GPUs (2 of sm90 and 1 of sm120), *, as many as cores allow"]
     )
-
-
-def test_the_number_of_workers_is_the_machines(project: Project) -> None:
-    pretend(project, "sm90", "sm90", "sm90")
-    result = project.run_apart("-n", "auto", "--dist=load", "test_tells.py")
-    result.assert_outcomes(passed=8)
-    assert sorted(told(project)) == ["gw0", "gw1", "gw2"]
-    result.stdout.fnmatch_lines(["kernel-parity: 3 workers on 3 GPUs *, as many as cores allow"])
 
 
 def test_a_machine_without_devices_is_as_ever(project: Project) -> None:
@@ -97,21 +91,6 @@ def test_a_mistyped_option_is_refused(project: Project, option: str) -> None:
     assert f"{option.partition('=')[0]}='{option.partition('=')[2]}' is no " in said
 
 
-def essence(records: list[Record]) -> dict[tuple[str, str], tuple[object, ...]]:
-    """What checks found, without when and where."""
-    return {(r.kernel, r.check): (r.verdict, r.case, r.message, dict(r.figures)) for r in records}
-
-
-def test_workers_find_what_one_process_finds(project: Project) -> None:
-    asked = (*NUMERIC, GOOD, BAD, RECORDS, "--declare=toys.py", "-p", "no:cacheprovider")
-    project.run_apart(*asked)
-    alone = essence(project.read())
-    project.forget()
-    project.run_apart(*asked, "-n", "2", "--dist=worksteal")
-    assert len(alone) == 4
-    assert essence(project.read()) == alone
-
-
 def test_the_seed_decides_on_the_order(project: Project) -> None:
     def order(seed: int) -> list[str]:
         asked = ("--pyargs", "suites.numeric", "suites.boundary", "-m", "cpu", "--collect-only")
@@ -128,12 +107,16 @@ def test_the_seed_decides_on_the_order(project: Project) -> None:
         assert any(boundary)
 
 
-def test_what_took_longest_comes_first(project: Project) -> None:
-    asked = (*NUMERIC, GOOD, BAD)
-    assert ran(project.run(*asked, RECORDS)) == {"passed": 2, "failed": 2}
-    slowest = max(project.read(), key=lambda record: record.seconds)
-    path = project.pytester.path / "build" / "records.jsonl"
-    given = f"--seconds-from={path}"
-    lines = project.run(*asked, given, "--collect-only", "-q").outlines
-    first = next(line for line in lines if "[" in line)
-    assert slowest.check.partition("[")[2].removesuffix("]") in first
+def test_what_took_longest_comes_first_and_finds_the_same(project: Project) -> None:
+    def found(*options: str) -> dict[str, tuple[object, ...]]:
+        asked = (*NUMERIC, GOOD, "--kernel=double.triton.wide", RECORDS)
+        assert ran(project.run(*asked, *options)) == {"passed": 4}
+        return {f"{r.kernel}/{r.check}": (r.case, dict(r.figures)) for r in project.read()}
+
+    usual = found()
+    former = [replace(r, seconds=60.0 * ("32" in r.check)) for r in project.read()]
+    path = project.pytester.path / "former.jsonl"
+    path.write_text("".join(f"{record.to_json()}\n" for record in former))
+    longest_first = found(f"--seconds-from={path}")
+    assert longest_first == usual
+    assert ["32" in name for name in longest_first] == [True, True, False, False]
