@@ -58,14 +58,14 @@ def test_a_selection_has_the_order_of_the_whole(seed: int, kept: set[Item]) -> N
     assert arranged([item for item in ITEMS if item in kept], UNITS, seed=seed) == whole
 
 
-@given(seed=st.integers(0, 99), hands=st.integers(2, 8))
+@given(seed=st.integers(0, 99), hands=st.integers(2, 5))
 def test_each_hand_has_its_share_of_every_layer_in_order(seed: int, hands: int) -> None:
     """The list is cut by xdist into parts of the same size, give or take one."""
     found = arranged(ITEMS, UNITS, seed=seed, hands=hands)
     size = len(found) / hands
     for hand in range(hands):
         part = layers(found[round(hand * size) : round((hand + 1) * size)])
-        assert min(Counter(part).values(), default=0) >= len(ITEMS) / 3 / hands - 6
+        assert min(map(part.count, range(3))) >= len(ITEMS) / 3 / hands - 6
         breaks = sum(after < before for before, after in pairwise(part))
         assert breaks <= 2  # where a neighbour's hand reaches into the part
 

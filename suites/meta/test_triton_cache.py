@@ -1,5 +1,8 @@
 """Processes that compile the same Triton kernel at once compile it once, and fail one by one."""
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: ANN001, ANN201, ANN401, N803
+
 from __future__ import annotations
 
 import os
@@ -51,18 +54,18 @@ def heard() -> Iterator[list[str]]:
         yield said
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def triple(x, y, BLOCK: tl.constexpr):  # noqa: ANN001, ANN201, N803
+@triton.jit
+def triple(x, y, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
     tl.store(y + at, 3 * tl.load(x + at))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def broken(x, y, BLOCK: tl.constexpr):  # noqa: ANN001, ANN201, ARG001, N803
+@triton.jit
+def broken(x, y, BLOCK: tl.constexpr):  # noqa: ARG001
     tl.static_assert(BLOCK < 0, "never")
 
 
-def compiled(kernel: Any = triple) -> None:  # noqa: ANN401
+def compiled(kernel: Any = triple) -> None:
     x = torch.zeros(64)
     with capture_launches() as launches:
         kernel[1,](x, x, 64)
