@@ -99,7 +99,8 @@ def test_truths_have_a_quarter_of_the_room(
     case = Case(kernel="scaled.cuda", sizes=(("m", 1), ("n", 1)), dtype="float32")
 
     def made() -> dict[str, Expected]:
-        return {"y": Expected(torch.zeros(500, dtype=torch.float64))}
+        value = torch.zeros(500, dtype=torch.float64)
+        return {"y": Expected(value, value)}
 
     with declared(right):
         for _ in range(2):
