@@ -187,6 +187,7 @@ class Check:
 
         cell, dtype = self.cell, self._dtype()
         usual = strategies.DEVICE if cell.needs_device else strategies.EMULATED
+        scope = self._within_room(scope, scope.limits or usual)
         # Not the kernel's name: kernels of one op meet the same cases, and share their truths.
         seed = f"{self.settings.seed}/{self.op.name}/{cell.arch}/{cell.layer}/{dtype}/{index}"
         explore(
@@ -199,6 +200,15 @@ class Check:
             scope=f"{cell}/{self.dtype}/{config}/{scope.kind}{memory}",
             database=self.settings.database,
         )
+
+    def _within_room(self, scope: Scope, limits: Limits) -> Scope:
+        """Smaller cases, and a figure that says so, where this process has little of a device."""
+        from harness.strategies import within
+
+        fitting = within(limits, devices.room() if self.cell.needs_device else None)
+        if fitting != limits:
+            self.figures["elements_at_most"] = fitting.elements
+        return replace(scope, limits=fitting)
 
     def _dtype(self) -> str:
         return self.dtype or self.op.dtypes[0]

@@ -9,8 +9,14 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["Binary", "default_folder", "load", "store"]
+from harness import locks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Binary", "default_folder", "load", "load_or_make", "store"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,21 @@ class Binary:
 def default_folder() -> Path:
     """Where the user's compiled kernels lie; to empty it costs a compilation each, no more."""
     return Path.home() / ".cache" / "kernel-parity" / "cubins"
+
+
+def load_or_make(folder: Path, key: str, make: Callable[[], Binary]) -> Binary:
+    """The entry of ``key``, made and kept if it is not there: once, whoever asks at the same time.
+
+    A process that comes while another makes it waits, see `locks.alone`. What ``make`` raises is
+    raised; who waited then tries by itself.
+    """
+    if (found := load(folder, key)) is not None:
+        return found
+    with locks.alone(folder / f"{key}.lock"):
+        if (found := load(folder, key)) is None:
+            found = make()
+            store(folder, key, found)
+    return found
 
 
 def load(folder: Path, key: str) -> Binary | None:

@@ -119,7 +119,7 @@ def compile_source(source: Source, arch: str, *, folder: Path | None = None) -> 
 
     The folder is one of the user's by default. An entry is found again by all that decides the
     machine code: text, parameters, constants, arch and the DSL's version; one that is damaged is
-    compiled anew.
+    compiled anew. Processes that ask for the same at once compile it once.
 
     Raises:
         BackendMissing: the DSL; says what to install.
@@ -129,11 +129,7 @@ def compile_source(source: Source, arch: str, *, folder: Path | None = None) -> 
     target = target_of(arch, specific=source.specific)
     key = _key(source, target, backends.version_of("cutedsl"))
     where = folder or cubins.default_folder()
-    found = cubins.load(where, key)
-    if found is None:
-        found = _compile(source, arch, target)
-        cubins.store(where, key, found)
-    return found
+    return cubins.load_or_make(where, key, lambda: _compile(source, arch, target))
 
 
 def _key(source: Source, target: str, version: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from harness.arch import CPU, UnsupportedArch, admits
 from harness.emulation import is_active
+from harness.machine import ROOMS, VISIBLE, names_of
+from harness.workers import Place, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _pretended: ContextVar[str | None] = ContextVar("pretended_arch", default=None)
-_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+_bounded: Final[set[int]] = set()  # indices of devices whose bound torch knows
 _USUAL_MULTIPROCESSORS: Final = 132
 _PROBE: Final = 0x5A5A
 _DELAY: Final = 40_000_000  # clock cycles, about 20 ms: longer than the host takes to launch
@@ -98,8 +101,8 @@ def visible(arch: str) -> tuple[str, ...]:
     if arch == CPU:
         return ()
     indices = [device.index for device in _of_arch(arch)]
-    names = os.environ.get(_VISIBLE)
-    return tuple(names.split(",")[index] if names else str(index) for index in indices)
+    names = names_of(os.environ)
+    return tuple(names[index] if names else str(index) for index in indices)
 
 
 def see_only(name: str) -> None:
@@ -107,12 +110,56 @@ def see_only(name: str) -> None:
 
     For processes that share a machine, a GPU each. Raises RuntimeError if it is too late.
     """
-    import torch
+    take(Place((name,)))
 
-    if torch.cuda.is_initialized():
+
+def take(place: Place) -> None:
+    """Let this process and its children have a place: which devices they see, and how much of each.
+
+    CUDA must not have started. Raises RuntimeError if it is too late.
+    """
+    torch = sys.modules.get("torch")  # without it, CUDA cannot have started here
+    if torch is not None and torch.cuda.is_initialized():
+        name = ",".join(place.names)
         msg = f"device={name!r} cannot be the only one: CUDA runs in this process; choose it before"
         raise RuntimeError(msg)
-    os.environ[_VISIBLE] = name
+    for name in (VISIBLE, ROOMS) if place.names else (ROOMS,):
+        os.environ.pop(name, None)
+    os.environ.update(environment(place))
+
+
+def room() -> int | None:
+    """Bytes that this process may hold of any device that it was given; None without a bound.
+
+    Asks no device: so the same cases are drawn in a process that has none.
+    """
+    return min(_rooms(), default=None)
+
+
+def _rooms() -> tuple[int, ...]:
+    return tuple(map(int, filter(None, os.environ.get(ROOMS, "").split(","))))
+
+
+def _bounded_by_its_room(device: torch.device) -> torch.device:
+    """Tell torch's allocator the bound of a device, when that is first used."""
+    import torch
+
+    rooms = _rooms()
+    if device.index < len(rooms) and device.index not in _bounded:
+        memory = torch.cuda.get_device_properties(device).total_memory
+        fraction = min(1.0, rooms[device.index] / memory)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
+        _bounded.add(device.index)
+    return device
+
+
+def held() -> int:
+    """Bytes that torch's allocator has held at most, of the device of which it held the most."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return 0
+    return max(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())), default=0)
 
 
 def first_device(arch: str) -> torch.device:
@@ -125,7 +172,7 @@ def first_device(arch: str) -> torch.device:
     if arch == CPU:
         return torch.device("cpu")
     if found := _of_arch(arch):
-        return found[0]
+        return _bounded_by_its_room(found[0])
     msg = f"arch={arch!r} is not on this machine; it has {', '.join(present_archs()) or 'no GPU'}"
     raise UnsupportedArch(msg)
 
@@ -134,7 +181,8 @@ def twins(device: torch.device) -> tuple[torch.device, ...]:
     """Other CUDA devices of the arch of ``device`` that this process may use."""
     if device.type != "cuda":
         return ()
-    return tuple(other for other in _of_arch(arch_of(device)) if other != device)
+    others = (other for other in _of_arch(arch_of(device)) if other != device)
+    return tuple(map(_bounded_by_its_room, others))
 
 
 def _of_arch(arch: str) -> list[torch.device]:

@@ -18,6 +18,7 @@ from harness.case import DEFAULT
 from harness.emulation import emulate
 from harness.launches import record_launches
 from harness.reference import dtype_of
+from harness.triton_cache import compiling_once
 from harness.values import make
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def observe(
         stack.enter_context(torch.no_grad())
         if device.type == "cpu":
             stack.enter_context(emulate())
+        stack.enter_context(compiling_once())
         launches = stack.enter_context(record_launches())
         trail = provenance.Trail(launches)
         memory = stack.enter_context(PoisonedAllocations(device, poison, trail))

@@ -66,7 +66,7 @@ def compile_source(source: Source, arch: str, *, folder: Path | None = None) -> 
 
     The folder is one of the user's by default. An entry is found again by everything that decides
     the machine code: the texts, the options, the arch, compiler and headers; one that is damaged is
-    compiled anew.
+    compiled anew. Processes that ask for the same at once compile it once.
 
     Raises:
         BackendMissing: cuda-core, NVRTC or CUDA's headers; says what to install.
@@ -79,11 +79,7 @@ def compile_source(source: Source, arch: str, *, folder: Path | None = None) -> 
 
     tools = toolkit()
     where, key = folder or cubins.default_folder(), _key(source, target, core.__version__, tools)
-    found = cubins.load(where, key)
-    if found is None:
-        found = _compile(source, arch, target, core, tools)
-        cubins.store(where, key, found)
-    return found
+    return cubins.load_or_make(where, key, lambda: _compile(source, arch, target, core, tools))
 
 
 def _key(source: Source, target: str, core: str, tools: Toolkit) -> str:

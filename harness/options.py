@@ -13,6 +13,7 @@ import pytest
 from harness.arch import ARCHES, CPU
 from harness.cells import Layer
 from harness.selection import Selection, kind_of
+from harness.workers import Memory
 
 if TYPE_CHECKING:
     from harness.cells import Cell
@@ -66,6 +67,19 @@ def add_options(parser: pytest.Parser) -> None:
         "under each tool of the layer sanitize at most that many",
     )
     add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
+    add(
+        "--device-memory",
+        type=_memory,
+        metavar="GIB",
+        help="what a process may hold of a device, in GiB or as a part such as 25%%; by default "
+        "workers share each evenly",
+    )
+    add(
+        "--seconds-from",
+        type=_file,
+        metavar="PATH",
+        help="records of a former run: in each layer, what took longest comes first",
+    )
     add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
     add(
         "--error-images",
@@ -144,6 +158,21 @@ def _seconds(text: str) -> float:
         msg = f"--cell-seconds={text!r} is not a number of seconds above 0"
         raise pytest.UsageError(msg)
     return seconds
+
+
+def _memory(text: str) -> Memory:
+    try:
+        return Memory.parse(text)
+    except ValueError as error:
+        msg = f"--device-memory={error}"
+        raise pytest.UsageError(msg) from error
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        msg = f"--seconds-from={text!r} is no file; name the records that --records made"
+        raise pytest.UsageError(msg)
+    return Path(text)
 
 
 def _picture_folder(text: str) -> Path:

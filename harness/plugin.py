@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from harness import distribution
 from harness.cells import Layer
 from harness.options import (
     Isolate,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from harness.selection import Selection
 
 _PROGRESS_SECONDS: Final = 1.0
-_GPU_WORKERS: Final = 8
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; refuse ``-m`` with a marker that nobody registered."""
     register_markers(config)
     worker = getattr(config, "workerinput", {})
+    distribution.configure(config)
     run = config.stash[RUN] = Run(worker.get("workerid", ""))
     run.id = worker.get(RUN_ID, run.id)
     if config.option.records and run.worker in {"", Inventory.WORKER}:
@@ -76,19 +77,18 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - a worker of xdis
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int | None:
-    """Few workers where they share GPUs: each holds a CUDA context of half a gigabyte."""
-    if not Path("/dev/nvidiactl").exists():
-        return None
-    return min(_GPU_WORKERS, len(os.sched_getaffinity(0)))
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """As many workers as devices, their memory, the host's and cores allow."""
+    return distribution.auto_workers(config)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """The run's seed and the installed versions."""
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """The run's seed, the installed versions, and what workers share."""
     from harness.record import versions
 
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"kernel-parity: seed {config.option.parity_seed}, {found}"
+    seed = f"kernel-parity: seed {config.option.parity_seed}, {found}"
+    return [seed, *distribution.header(config)]
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
@@ -150,7 +150,7 @@ def _load(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Apply ``--kernel``, ``--op``, ``--layer`` and ``--case``; layers in their order."""
+    """Apply ``--kernel``, ``--op``, ``--layer`` and ``--case``; cells in the run's order."""
     run, selection = config.stash[RUN], selection_of(config)
     if selection.of_cells:
         _load(config)
@@ -160,6 +160,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=said)
         gone = set(map(id, dropped))
         items[:] = [item for item in items if id(item) not in gone]
+    requests = {item: request for item in items if (request := request_of(item))}
+    distribution.arrange(config, items, requests)
     if config.option.case and not items and not run.refusal:
         run.refusal = f"--case={config.option.case!r} belongs to none of the selected tests"
 

@@ -7,7 +7,7 @@ case gets small on machine code that is already there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from hypothesis import strategies as st
@@ -33,6 +33,16 @@ class Limits:
     elements: int
 
 
+def within(limits: Limits, room: int | None) -> Limits:
+    """``limits`` in ``room`` bytes of a device, of which references and truths have the half."""
+    if room is None:
+        return limits
+    return replace(limits, elements=min(limits.elements, room // 2 // ELEMENT_BYTES))
+
+
+# What an element of an input or output takes: itself, its snapshot, poisoned runs and their graph,
+# and 8 bytes for each of the reference's float64 intermediates. Rounded up to a power of two.
+ELEMENT_BYTES: Final = 256
 EMULATED: Final = Limits(axis=400, elements=2**17)  # the largest take about a second
 DEVICE: Final = Limits(axis=16384, elements=2**23)
 SMALL: Final = Limits(axis=200, elements=2**13)  # for what runs a case again and again

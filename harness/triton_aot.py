@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import arch as arches
 from harness import artifact, launches
+from harness.triton_cache import compiling_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ _lock = threading.RLock()
 
 
 def compile_launch(launch: launches.Launch, arch: str) -> artifact.Artifact:
-    """Compile what ``launch`` would run on ``arch``, through Triton's own disk cache.
+    """Compile what ``launch`` would run on ``arch``, through Triton's own disk cache, once.
 
     The launch's arguments decide the specialisation, as they do on a device: pointers aligned to 16
     bytes, integers divisible by 16, integers equal to 1, constants, ``num_warps`` and the other
@@ -59,7 +60,12 @@ def compile_launch(launch: launches.Launch, arch: str) -> artifact.Artifact:
 
 def _compile(launch: launches.Launch, arch: str) -> Any:
     bound = inspect.BoundArguments(launch.function.signature, OrderedDict(launch.arguments))
-    with launches.suspended(), _compiling_for(arch), warnings.catch_warnings():
+    with (
+        launches.suspended(),
+        _compiling_for(arch),
+        compiling_once(),
+        warnings.catch_warnings(),
+    ):
         # A warning is no failure to compile, even where warnings are errors. Triton 3.9 gives this
         # one to whoever compiles first.
         warnings.simplefilter("default")

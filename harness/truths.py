@@ -6,6 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from harness import device as devices
+from harness.arch import CPU
 from harness.case import DEFAULT
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class TruthCache:
         return values
 
     def _make_room(self, entry: _Entry, device: str) -> bool:
-        limit = self._max_bytes.get(device.partition(":")[0], 0)
+        limit = self._limit(device.partition(":")[0])
         while self._held() + entry.size > limit:
             others = (key for key, held in self._entries.items() if held.op is not entry.op)
             oldest = next(others, None)
@@ -72,6 +74,11 @@ class TruthCache:
                 return False
             del self._entries[oldest]
         return True
+
+    def _limit(self, kind: str) -> int:
+        """Bytes on a kind of device, and a quarter at most of what a process may hold of one."""
+        limit, room = self._max_bytes.get(kind, 0), None if kind == CPU else devices.room()
+        return limit if room is None else min(limit, room // 4)
 
     def _held(self) -> int:
         return sum(entry.size for entry in self._entries.values())

@@ -17,7 +17,7 @@ from harness.emulation import emulate
 from harness.execute import build, execute
 from harness.judge import judge
 from harness.reference import evaluate
-from suites.bench import comparison, gemm, isolation, nvfp4
+from suites.bench import comparison, gemm, isolation, nvfp4, scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +111,8 @@ def main() -> None:
         comparison.on_cuda(device, comparison.GPU_SIZE, [None])
         gemm.on_cuda(device)
         nvfp4.on_cuda(device)
+        if devices.twins(device):
+            scaling.on_devices(scaling.DEVICES, control=False)
 
 
 if __name__ == "__main__":
