@@ -48,10 +48,10 @@ def _far(y, offset):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 @triton.jit
 def _trap(y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    value = tl.load(y)
+    at = y + tl.arange(0, 32)
     asm: tl.constexpr = "trap; mov.b32 $0, $1;"
-    made = tl.inline_asm_elementwise(asm, "=r,r", [value], tl.float32, is_pure=False, pack=1)
-    tl.store(y, made)
+    made = tl.inline_asm_elementwise(asm, "=r,r", [tl.load(at)], tl.int32, is_pure=False, pack=1)
+    tl.store(at, made)
 
 
 @triton.jit
@@ -104,7 +104,7 @@ def takes_all_memory(x: Tensor) -> None:
 
 @planted
 def traps(x: Tensor) -> None:
-    _trap[(1,)](torch.ones(1, device=x.device))
+    _trap[(1,)](torch.ones(32, dtype=torch.int32, device=x.device))
 
 
 @planted

@@ -11,7 +11,6 @@ from harness.cells import Outcome
 from harness.isolate import endings
 from harness.isolate.messages import Buried
 from harness.judge import ParityFailure
-from suites.meta.crashing import FIRST
 from suites.meta.users_project import ONE_CHECK, RECORDS, ROOT, failure, ran
 
 if TYPE_CHECKING:
@@ -20,9 +19,11 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("pytester",)
 
+# Not imported here: its kernels must be no cells of the run that this test is in.
 DECLARE: Final = str(ROOT / "suites" / "meta" / "crashing.py")
 ISOLATED: Final = ("-m", CPU, "--isolate=all", "--cell-seconds=2")
 PROBES: Final = "suites.boundary.test_boundary"
+FIRST: Final = 5  # columns from which the faults there show
 OUTCOMES: Final = {
     "aborts": (Outcome.CRASHED, "ended by SIGABRT"),
     "segfaults": (Outcome.CRASHED, "ended by SIGSEGV"),

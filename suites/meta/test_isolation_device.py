@@ -12,7 +12,6 @@ from harness import provenance
 from harness.cells import Outcome
 from harness.launches import Launch
 from suites.meta import scaling
-from suites.meta.crashing_device import FIRST
 from suites.meta.users_project import ONE_CHECK, RECORDS, ROOT, ran
 
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.gpu
 pytest_plugins = ("pytester",)
 
+# Not imported here: its kernels must be no cells of the run that this test is in.
 DECLARE: Final = f"--declare={ROOT / 'suites' / 'meta' / 'crashing_device.py'}"
+FIRST: Final = 5  # columns from which the faults there show
 OUTCOMES: Final = {
     "aborts": (Outcome.CRASHED, "ended by SIGABRT"),
     "hangs": (Outcome.HUNG, "nothing happened for 10 s (--cell-seconds)"),
