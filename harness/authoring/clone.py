@@ -245,7 +245,7 @@ def _line_of(kernel: Kernel, path: Path) -> int:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+    return min([node.lineno, *(each.lineno for each in symbols.decorators(node))])
 
 
 def _function(copy: _Module, kernel: Kernel) -> ast.FunctionDef:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.authoring.project import targets
+from harness.authoring.project import BUNDLED, targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,9 @@ def _new(options: argparse.Namespace, _: Sequence[str]) -> int:
     from harness.authoring import scaffold
 
     root = Path.cwd()
-    registry.load_all(targets(root, options.declare))
+    # An op of somebody's own may have the name of a bundled one.
+    usual = () if options.package else BUNDLED
+    registry.load_all(targets(root, options.declare, usual=usual))
     made = scaffold.make(options.op, root, package=options.package, claim=options.claim)
     for path in made.paths:
         _say(f"wrote  {path.relative_to(root)}")

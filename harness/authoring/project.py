@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 BUNDLED: Final = ("references", "kernels", "suites.module.subjects", "suites.e2e.subject")
 
 
-def targets(folder: Path, given: Sequence[str] = ()) -> tuple[str, ...]:
-    """What to load in ``folder``: what pytest loads there and what is ``given``, else the bundled.
+def targets(
+    folder: Path, given: Sequence[str] = (), *, usual: Sequence[str] = BUNDLED
+) -> tuple[str, ...]:
+    """What to load in ``folder``: what pytest loads there and what is ``given``, else the usual.
 
     Raises ValueError for a pyproject.toml that is no TOML.
     """
-    return (*declared_in(read(folder)), *given) or BUNDLED
+    return (*declared_in(read(folder)), *given) or tuple(usual)
 
 
 def read(folder: Path) -> Mapping[str, object]:

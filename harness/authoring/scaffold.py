@@ -69,7 +69,7 @@ def make(op: str, root: Path, *, package: str = "", claim: str = ">=sm80") -> Ma
     texts = _texts(op, layout, claim)
     _check_free(op, texts[layout.kernel])
     pyproject = root / "pyproject.toml"
-    settings = with_settings(pyproject, op, f"{op}.triton", layout.targets)
+    settings = with_settings(pyproject, f"{op}.triton", layout.targets)
     wanted = {path: text for path, text in layout.packages.items() if not path.exists()}
     made = files.create({**wanted, **texts})
     try:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _LIST: Final = re.compile(r"(?m)^(parity_declare\s*=\s*\[)(.*?)(,?\s*)(\])", re.DOTALL)
 
 
+CASES: Final = 18  # of each dtype, as many as an emulated check makes
+
+
 @dataclass(frozen=True)
 class Settings:
     """The new text of a pyproject.toml, None to leave it alone, and what is left to do by hand."""
@@ -25,7 +28,7 @@ class Settings:
     advice: tuple[str, ...] = ()
 
 
-def with_settings(pyproject: Path, op: str, kernel: str, targets: Sequence[str]) -> Settings:
+def with_settings(pyproject: Path, kernel: str, targets: Sequence[str]) -> Settings:
     """The file with ``targets`` among what pytest loads, and the contract's entry of a kernel.
 
     Raises ValueError for a file that is no TOML.
@@ -42,7 +45,10 @@ def with_settings(pyproject: Path, op: str, kernel: str, targets: Sequence[str])
         if changed is None:
             advice.append(f"tell pytest: parity_declare = {json.dumps(wanted)}")
         text = text if changed is None else changed
-    return Settings(_with_entry(text, op, kernel), tuple(advice))
+    contracted = _with_entry(text, kernel)
+    if contracted is None:
+        advice.append(f"the contract: {' '.join(_entry(kernel).split())}")
+    return Settings(contracted or text or None, tuple(advice))
 
 
 def _declaring(text: str, tool: object, wanted: Sequence[str]) -> str | None:
@@ -64,6 +70,22 @@ def _ended(text: str) -> str:
     return f"{text.rstrip()}\n\n" if text.strip() else ""
 
 
-def _with_entry(text: str, op: str, kernel: str) -> str:
-    del op, kernel
-    return text
+def _entry(kernel: str) -> str:
+    """What the gate asks beyond its defaults: that the search for a failing case was not cut."""
+    return (
+        "[[tool.kernel-parity.gate.rules]]\n"
+        f"kernel = {json.dumps(kernel)}\n"
+        'check = "test_matches_the_reference"\n'
+        'policy = "gating"\n'
+        f"cases = {CASES}\n"
+    )
+
+
+def _with_entry(text: str, kernel: str) -> str | None:
+    """The text and the contract's entry; None where its rules are written so that none can follow."""
+    changed = f"{_ended(text)}{_entry(kernel)}"
+    try:
+        tomllib.loads(changed)
+    except tomllib.TOMLDecodeError:
+        return None
+    return changed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -33,13 +33,18 @@ def statements(source: str) -> list[Statement]:
     tree, lines = ast.parse(source), source.splitlines()
     found, end = [], 0
     for node in tree.body:
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+        first = min([node.lineno, *(each.lineno for each in decorators(node))])
         while first - 1 > end and lines[first - 2].lstrip().startswith("#"):
             first -= 1
         end = node.end_lineno or node.lineno
         uses = frozenset(name.id for name in module_names(node))
         found.append(Statement(node, first, end, frozenset(bound_by(node)), uses))
     return found
+
+
+def decorators(node: ast.stmt) -> list[ast.expr]:
+    """The decorators of a function or class; none of anything else."""
+    return node.decorator_list if isinstance(node, _DEFINITIONS) else []
 
 
 def bound_by(node: ast.AST) -> Iterator[str]:
@@ -151,8 +156,3 @@ def _root(node: ast.expr) -> str:
     while isinstance(node, (ast.Attribute, ast.Call, ast.Subscript)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def definitions(found: list[Statement]) -> Mapping[str, ast.stmt]:
-    """Functions and classes by name; of two of one name the last, which is what is called."""
-    return {s.node.name: s.node for s in found if isinstance(s.node, _DEFINITIONS)}
