@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 where something failed, 2 for bad input."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    commands = parser()
+    options, rest = commands.parse_known_args(arguments)
     if rest and not options.takes_sizes:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status: int = options.run(options, rest)
     except (ValueError, LookupError, ImportError, OSError, NotImplementedError) as error:
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
     parser.set_defaults(takes_sizes=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -20,7 +20,7 @@ from harness import registry
 from harness.authoring import declaration, files, proof, rewrite, symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from harness.authoring.symbols import Statement
     from harness.declare import Kernel
@@ -59,7 +59,13 @@ class _Module:
     names: dict[str, str] = field(default_factory=dict)
 
 
-def clone(name: str, version: str, targets: Sequence[str]) -> Cloned:
+def clone(
+    name: str,
+    version: str,
+    targets: Sequence[str],
+    *,
+    prove: Callable[[proof.Claim], proof.Proof] = proof.prove,
+) -> Cloned:
     """Make version ``version`` of the kernel ``name``, which ``targets`` declare and have loaded.
 
     All or nothing. Raises UnknownName, CannotClone, InTheWay for a file that is there, NotProven
@@ -82,7 +88,7 @@ def clone(name: str, version: str, targets: Sequence[str]) -> Cloned:
         files=tuple((path.name, naming.path(path).name) for path in texts),
     )
     try:
-        proven = proof.prove(claim)
+        proven = prove(claim)
     except BaseException:
         files.remove(made)
         raise

@@ -82,7 +82,7 @@ def _entry(kernel: str) -> str:
 
 
 def _with_entry(text: str, kernel: str) -> str | None:
-    """The text and the contract's entry; None where its rules are written so that none can follow."""
+    """The text and the contract's entry; None where none can follow its rules as they stand."""
     changed = f"{_ended(text)}{_entry(kernel)}"
     try:
         tomllib.loads(changed)
