@@ -27,9 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Judge; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        wanted = contract.read(options.contract)
-        merged = evidence.read(options.records)
-        judgement = judge(wanted, merged, options.arch, kernels=options.kernel)
+        with evidence.all_kept():
+            wanted = contract.read(options.contract)
+            merged = evidence.read(options.records)
+            judgement = judge(wanted, merged, options.arch, kernels=options.kernel)
     except (contract.InvalidContract, evidence.CannotJudge, OSError) as error:
         sys.stderr.write(f"cannot judge: {error}\n")
         return CANNOT_JUDGE
