@@ -123,3 +123,17 @@ def test_a_check_imports_neither_pytest_nor_hypothesis(tmp_path: Path) -> None:
     status, *modules = done.stdout.splitlines()[-1].split()
     assert status == "0"
     assert sorted(HEAVY.intersection(modules)) == []
+
+
+@pytest.mark.gpu
+def test_where_there_is_a_gpu_the_kernel_runs_on_it() -> None:
+    command = [sys.executable, "-m", "harness", "check", "rms_norm.triton", "--m=64", "--n=256"]
+    done = subprocess.run(
+        [*command, "--cases=1", "--dtype=bfloat16"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("rms_norm.triton on sm")
+    assert "(device), m=64 n=256" in done.stdout.splitlines()[0]
