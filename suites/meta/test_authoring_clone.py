@@ -154,7 +154,7 @@ def late():
 
 
 def run(x, _k_=1):
-    s = f"{_k(x)}"
+    s, g = f"{_k(x)}", lambda _k: _k
     return über(x), [_k for _k in x], x._k, f(_k=_k), a, torch.ops.ns.k(x), s, "ns::k"
 '''
 
@@ -178,7 +178,7 @@ def über(é): return _k_v2(é) or "ns::k_v2"
 
 
 def run(x, _k_=1):
-    s = f"{_k_v2(x)}"
+    s, g = f"{_k_v2(x)}", lambda _k: _k
     return über(x), [_k for _k in x], x._k, f(_k=_k_v2), a, torch.ops.ns.k_v2(x), s, "ns::k_v2"
 """
     )
