@@ -86,8 +86,8 @@ def judge(
     wanted = _wanted(merged, archs, kernels)
     cells = _of_cells(gathered, policies, wanted)
     findings = (*_of_runs(merged), *_of_archs(gathered, wanted, archs), *cells)
-    if not any(f.status in {Status.GREEN, Status.EXCUSED} for f in cells):
-        words = "nothing that gates was found good; a gate that asks for nothing is not green"
+    if all(each.status is Status.RETAINED for each in cells):
+        words = "none of these cells gates; a gate that asks for nothing is not green"
         findings = (Finding("", "", "", "", Status.RED, Hole.UNCOVERED, words), *findings)
     notes = (*(n for run in merged.runs for n in clocks.notes(run, now)), *gathered.notes())
     return Judgement(findings, notes, tuple(archs), tuple(r.manifest.run for r in merged.runs))
