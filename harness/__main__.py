@@ -14,6 +14,8 @@ from harness.authoring.project import BUNDLED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+__all__ = ["BUNDLED", "main", "parser"]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 where something failed, 2 for bad input."""
