@@ -58,7 +58,7 @@ class Group:
         verdict = "FAILED" if self.problems else "passed"
         unfair = f", {self.unfair} beyond float32" if self.unfair else ""
         return (
-            f"  {self.dtype:13} {self.config:12} {verdict}  {self.cases} cases{unfair}, "
+            f"  {self.dtype:13} {self.config:12} {verdict}  {_counted(self.cases)}{unfair}, "
             f"worst {self.worst:.3g} of its budget, {self.seconds:.2f} s"
         )
 
@@ -104,10 +104,14 @@ def run(request: Request, say: Callable[[str], None]) -> int:
     failed = sum(bool(group.problems) for group in groups)
     worst = max(groups, key=lambda group: group.worst)
     say(
-        f"{'FAILED' if failed else 'passed'}: {sum(g.cases for g in groups)} cases, worst "
+        f"{'FAILED' if failed else 'passed'}: {_counted(sum(g.cases for g in groups))}, worst "
         f"{worst.worst:.3g} of its budget in {worst.case}, {time.perf_counter() - start:.1f} s"
     )
     return int(bool(failed))
+
+
+def _counted(cases: int) -> str:
+    return f"{cases} case{'s' if cases != 1 else ''}"
 
 
 def _tell(group: Group, request: Request, arch: str, say: Callable[[str], None]) -> None:

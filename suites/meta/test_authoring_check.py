@@ -54,11 +54,11 @@ def test_a_right_kernel_passes_at_the_sizes_given(run: Run) -> None:
 def test_a_wrong_kernel_fails_saying_where_and_how_to_go_on(run: Run) -> None:
     status, out, err = run("double.triton.tail", "--m=8", "--n=16", "--dtype=float32")
     assert (status, err) == (1, "")
-    assert "float32       default      FAILED  1 cases" in out
-    assert "in columns 7..15: all 72 elements" in out
+    assert "float32       default      FAILED  1 case," in out
+    assert "in columns 7..15 of 16 (the tail): every element there" in out
     assert "reproduce  pytest --pyargs suites.numeric.test_numeric --declare=" in out
     assert "-m cpu --case double.triton.tail/m=8,n=16,dtype=float32,values=normal" in out
-    assert out.splitlines()[-1].startswith("FAILED: 1 cases, worst ")
+    assert out.splitlines()[-1].startswith("FAILED: 1 case, worst ")
 
 
 def test_a_kernel_that_raises_fails(run: Run) -> None:
