@@ -58,12 +58,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check rules, format and import contracts; `-- --fix` repairs what can be repaired."""
+    """Check rules, format, import contracts and workflows; `-- --fix` repairs what it can."""
     install(session, groups=("lint",))
     fix = "--fix" in session.posargs
     session.run("ruff", "check", *(["--fix"] if fix else []))
     session.run("ruff", "format", *([] if fix else ["--check"]))
     session.run("lint-imports")
+    session.run("zizmor", "--offline", "--no-progress", "--quiet", ".github")
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""The command line: what is declared, and the verdict table of records made earlier."""
+"""The command line: what is declared, the table of records made earlier, and authoring."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from harness import record, registry, table
-from harness.cells import cells_of, inventory
+from harness.authoring import commands as authoring
+from harness.authoring.project import BUNDLED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BUNDLED: Final = ("references", "kernels", "suites.module.subjects", "suites.e2e.subject")
+__all__ = ["BUNDLED", "main", "parser"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 where a record failed, 2 for bad input."""
-    options = _parser().parse_args(arguments)
+    """Run a command; returns the exit status: 0, 1 where something failed, 2 for bad input."""
+    commands = parser()
+    options, rest = commands.parse_known_args(arguments)
+    if rest and not options.takes_sizes:
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        registry.load_all(options.declare or BUNDLED)
-        status: int = options.run(options)
-    except (ValueError, LookupError, ImportError, OSError) as error:
+        status: int = options.run(options, rest)
+    except (ValueError, LookupError, ImportError, OSError, NotImplementedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
+    parser.set_defaults(takes_sizes=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="op, kernel, backend, archs and layers")
     listing.add_argument("--json", action="store_true", help="one JSON document")
@@ -45,10 +49,15 @@ def _parser() -> argparse.ArgumentParser:
             metavar="TARGET",
             help="package, module or .py file that declares (default: the bundled ones)",
         )
+    authoring.add_to(commands)
     return parser
 
 
-def _list(options: argparse.Namespace) -> int:
+def _list(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from harness import registry
+    from harness.cells import cells_of
+
+    registry.load_all(options.declare or BUNDLED)
     rows = [
         {
             "op": kernel.op,
@@ -71,7 +80,11 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _table(options: argparse.Namespace) -> int:
+def _table(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from harness import record, registry, table
+    from harness.cells import inventory
+
+    registry.load_all(options.declare or BUNDLED)
     records = [found for path in options.records for found in record.read(path)]
     claimed = inventory(registry.kernels(), registry.subjects())
     results = table.verdicts(claimed, records)

@@ -85,6 +85,11 @@ def op(name: str) -> Op:
     return _look_up("op", name, _current.ops)
 
 
+def ops() -> tuple[Op, ...]:
+    """All ops by name."""
+    return tuple(_current.ops[name] for name in sorted(_current.ops))
+
+
 def kernel(name: str) -> Kernel:
     """The kernel of that name; raises UnknownName."""
     return _look_up("kernel", name, _current.kernels)
