@@ -11,6 +11,7 @@ from functools import cache
 
 import pytest
 
+from harness.power import syntax
 from harness.power.mutation import (
     AnchorGone,
     BrokenRule,
@@ -195,13 +196,32 @@ def test_a_language_without_rules_is_an_error() -> None:
         mutations("double.rust", "user/double.rs", SMALL)
 
 
-def test_a_rule_that_breaks_the_source_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("anchor", "after"),
+    [("", "def ("), ("tile * 2.0", "(tile"), ("tile =", "pass"), ("@", "@@")],
+)
+def test_a_rule_that_breaks_the_source_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, anchor: str, after: str
+) -> None:
+    """At its end, within a function, before one."""
+
     def broken(text: str) -> list[Edit]:
-        return [Edit("index", "breaks", len(text), len(text), "def (")]
+        start = text.rindex(anchor)
+        return [Edit("index", "breaks", start, start + len(anchor), after)]
 
     monkeypatch.setattr("harness.power.mutation.RULES", {PYTHON: (broken,)})
     with pytest.raises(BrokenRule, match=r"rule='breaks' .* does not parse"):
         small()
+
+
+@pytest.mark.parametrize(
+    ("anchor", "after"),
+    [("\nimport triton.l", "; import triton.l"), ("@triton.jit\n", ""), ("", "x")],
+)
+def test_an_edit_of_several_statements_is_source(anchor: str, after: str) -> None:
+    start = SMALL.index(anchor) if anchor else len(SMALL)
+    edit = Edit("index", "joins", start, start + len(anchor), after)
+    syntax.check(SMALL, edit, SMALL[:start] + after + SMALL[edit.end :])
 
 
 def test_a_sample_covers_kernels_and_families_before_it_repeats_one() -> None:

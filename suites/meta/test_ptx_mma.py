@@ -129,4 +129,4 @@ def test_a_thread_gets_a_word_of_the_row_of_its_quad() -> None:
     found = memory.at(place, np.uint32, 32, 4)
     wanted = np.arange(32)[:, None] // 4 + 8 * np.arange(4)
     assert (found == wanted).all()
-    assert block.conflicts == 0
+    assert block.conflicts == 4 * 3  # of the stores of words 16 bytes apart: the load has none

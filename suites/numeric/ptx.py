@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -100,6 +101,18 @@ class Instruction:
     operands: tuple[str, ...]
     text: str
 
+    @cached_property
+    def method(self) -> str:
+        """Of `Block`, if there is one for it alone."""
+        opcode, *others = self.words
+        count = {"ld": 1, "st": 1, "cp": 2}.get(opcode, 0)
+        return "_".join(("", opcode, *others[:count]))
+
+    @cached_property
+    def goes_on(self) -> bool:
+        """Whether the next one is the next for all threads."""
+        return self.words[0] not in {"bra", "bar", "ret"}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -163,19 +176,32 @@ class Block:
     def run(self) -> None:
         """Run all threads; raises RuntimeError that names the instruction at fault."""
         order = np.random.default_rng(self.seed)
-        while not self._done.all():
-            ready = (self._barrier < 0) & ~self._done
-            if not ready.any():
-                msg = "all threads wait at barriers"
-                raise RuntimeError(msg)
-            mine = np.arange(self.program.threads) // WARP
-            mine = mine == order.choice(np.unique(mine[ready]))
-            for _ in range(order.integers(50, 5000)):
-                able = mine & (self._barrier < 0) & ~self._done
+        warps = np.arange(self.program.threads) // WARP
+        with np.errstate(all="ignore"):
+            while not self._done.all():
+                ready = (self._barrier < 0) & ~self._done
+                if not ready.any():
+                    msg = "all threads wait at barriers"
+                    raise RuntimeError(msg)
+                mine = int(order.choice(np.unique(warps[ready])))
+                self._run_warp(mine, int(order.integers(50, 5000)))
+
+    def _run_warp(self, warp: int, steps: int) -> None:
+        """Take so many steps, or fewer: those of its threads that are furthest back take each."""
+        first = warp * WARP
+        mine = slice(first, first + WARP)
+        threads, at, together = self._active[:0], 0, False
+        for _ in range(steps):
+            if not together:
+                able = (self._barrier[mine] < 0) & ~self._done[mine]
                 if not able.any():
-                    break
-                at = int(self._next[able].min())
-                self._step(np.nonzero(able & (self._next == at))[0], at)
+                    return
+                at = int(self._next[mine][able].min())
+                threads = np.nonzero(able & (self._next[mine] == at))[0] + first
+                together = threads.size == np.count_nonzero(able)
+            self._step(threads, at)
+            together = together and self.program.code[at].goes_on
+            at += 1
 
     def _step(self, threads: Vector, at: int) -> None:
         instruction = self.program.code[at]
@@ -187,18 +213,15 @@ class Block:
         if not self._active.size:
             return
         try:
-            with np.errstate(all="ignore"):
-                self._execute(instruction.words, instruction.operands)
+            self._execute(instruction)
         except Exception as error:
             msg = f"{instruction.text}: {type(error).__name__}: {error}"
             raise RuntimeError(msg) from error
 
-    def _execute(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
+    def _execute(self, instruction: Instruction) -> None:
+        words, operands = instruction.words, instruction.operands
         opcode, kind = words[0], words[-1]
-        name = f"_{opcode}"
-        if opcode in {"ld", "st", "cp"}:
-            name = "_".join((name, *words[1:2], *(words[2:3] if opcode == "cp" else ())))
-        special: Callable[..., None] | None = getattr(self, name, None)
+        special: Callable[..., None] | None = getattr(self, instruction.method, None)
         if special is not None:
             special(words, operands)
         elif kind == "f32":
@@ -216,24 +239,25 @@ class Block:
 
     def _read(self, operand: str, kind: str) -> Vector:
         """An operand's values in the active threads, as integers of a type of PTX."""
-        dtype = _BITS["pred" if kind == "pred" else re.sub(r"\D", "", kind)]
+        dtype, seen_as = _types(kind)
         count = self._active.size
         found: Vector
-        if operand == "%tid.x":
+        if operand in self._registers:
+            found = self._registers[operand][self._active]
+        elif operand == "%tid.x":
             found = self._active.astype(dtype)
         elif operand == "%ctaid.x":
             found = np.full(count, self.index, dtype)
-        elif operand in self._registers or operand.startswith("%"):
+        elif operand.startswith("%"):
             found = self._register(operand)[self._active]
         elif operand.startswith("__dynamic_shmem"):
             found = np.zeros(count, dtype)
         else:
-            value = int(re.sub("^0f", "0x", operand), 0)
-            found = np.full(count, value & (2 ** (8 * np.dtype(dtype).itemsize) - 1), dtype)
+            found = np.full(count, _number_of(operand, dtype), dtype)
         if found.dtype != dtype:
             msg = f"{operand} holds {found.dtype}, not {kind}"
             raise TypeError(msg)
-        return found.view(_SIGNED.get(kind, dtype))
+        return found if seen_as is dtype else found.view(seen_as)
 
     def _register(self, name: str) -> Vector:
         """A register's values in all threads; one that nothing wrote holds whatever it likes."""
@@ -243,8 +267,9 @@ class Block:
         return self._registers[name]
 
     def _write(self, register: str, values: Vector) -> None:
-        zeros = np.zeros(self.program.threads, values.dtype)
-        self._registers.setdefault(register, zeros)[self._active] = values
+        if register not in self._registers:
+            self._registers[register] = np.zeros(self.program.threads, values.dtype)
+        self._registers[register][self._active] = values
 
     def _places(self, operand: str, size: int, kind: str) -> Vector:
         """The bytes ``[threads, size]`` that ``[register+offset]`` is an address of."""
@@ -580,6 +605,19 @@ def _octets(tensor: Tensor) -> Vector:
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     extent = 1 + sum((size - 1) * stride for size, stride in steps)
     return np.asarray(tensor.as_strided((extent,), (1,)).view(torch.uint8).numpy())
+
+
+@cache
+def _types(kind: str) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """What a register of a type of PTX holds, and as what it is seen."""
+    held = np.dtype(_BITS["pred" if kind == "pred" else re.sub(r"\D", "", kind)])
+    return held, np.dtype(_SIGNED[kind]) if kind in _SIGNED else held
+
+
+@cache
+def _number_of(operand: str, dtype: np.dtype[Any]) -> int:
+    """A constant, as so many bits."""
+    return int(int(re.sub("^0f", "0x", operand), 0) & (2 ** (8 * dtype.itemsize) - 1))
 
 
 def _number(value: object) -> int:

@@ -6,6 +6,7 @@ for one rounding to fp32 at the end, which no tensor core promises.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -44,23 +45,36 @@ def by_rows(registers: Sequence[Vector]) -> Vector:
     (9.7.14.5.11) are one rule, of 2 and of 8 elements a register.
     """
     warps, _, width = registers[0].shape
-    made = np.zeros((warps, 16, 8 * width))
-    for i, values in enumerate(registers):
-        for k in range(width):
-            made[:, GROUP + i % 2 * 8, width * QUAD + k + i // 2 * 4 * width] = values[..., k]
+    made = np.empty((warps, 16, 8 * width))
+    made[:, *_places_by_rows(width)] = np.stack(registers, 1)
     return made
 
 
 def by_columns(registers: Sequence[Vector]) -> Vector:
     """Operand B ``[warps, k, 8]`` of two registers' elements; the same sections."""
     warps, _, width = registers[0].shape
-    made = np.zeros((warps, 8 * width, 8))
-    for i, values in enumerate(registers):
-        for k in range(width):
-            made[:, width * QUAD + k + i * 4 * width, GROUP] = values[..., k]
+    made = np.empty((warps, 8 * width, 8))
+    made[:, *_places_by_columns(width)] = np.stack(registers, 1)
     return made
 
 
+@cache
+def _places_by_rows(width: int) -> tuple[Vector, Vector]:
+    """Row and column of each register's elements ``[4, 32, width]``."""
+    i, k = np.arange(4)[:, None, None], np.arange(width)
+    rows, columns = GROUP[:, None] + i % 2 * 8, width * QUAD[:, None] + k + i // 2 * 4 * width
+    return np.broadcast_to(rows, columns.shape), columns
+
+
+@cache
+def _places_by_columns(width: int) -> tuple[Vector, Vector]:
+    """Row and column of each register's elements ``[2, 32, width]``."""
+    i, k = np.arange(2)[:, None, None], np.arange(width)
+    rows = width * QUAD[:, None] + k + i * 4 * width
+    return rows, np.broadcast_to(GROUP[:, None], rows.shape)
+
+
+@cache
 def place_of_sum(i: int) -> tuple[Vector, Vector]:
     """Row and column of a thread's ``i``-th sum, in either shape."""
     return GROUP + i // 2 * 8, 2 * QUAD + i % 2
