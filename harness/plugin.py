@@ -6,13 +6,13 @@ It imports neither torch nor Hypothesis before a suite asks for cells.
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from harness import reproduction
 from harness.cells import Layer
 from harness.options import (
     add_options,
@@ -22,7 +22,7 @@ from harness.options import (
     settings_of,
     targets_of,
 )
-from harness.reporting import CHECK, Collector, Run, attach_record, draw, hand_over, summarize
+from harness.reporting import CHECK, Collector, Run, attach_record, hand_over, locate, summarize
 from harness.selection import Request
 
 if TYPE_CHECKING:
@@ -227,9 +227,7 @@ def _reproduction(item: pytest.Item, request: Request, case: str) -> str:
         where = item.path.relative_to(item.config.invocation_params.dir).as_posix()
     except ValueError:
         where = f"--pyargs {item.getparent(pytest.Module).obj.__name__}"  # type: ignore[union-attr]
-    declare = [f"--declare={target}" for target in item.config.option.declare]
-    words = [*declare, "-m", request.cell.arch, "--case", case]
-    return f"pytest {where} {shlex.join(words)}"
+    return reproduction.of_case(where, request.cell.arch, case, declare=item.config.option.declare)
 
 
 def _show_progress(config: pytest.Config, words: str) -> None:
@@ -255,7 +253,7 @@ def pytest_runtest_makereport(
     from harness.judge import ParityFailure
 
     if call.excinfo is not None and isinstance(call.excinfo.value, ParityFailure):
-        draw(item, request, call.excinfo.value)
+        locate(item, request, call.excinfo.value)
         report.longrepr = str(call.excinfo.value)
         report.sections = []  # what compilers log while tracing buries the report
     if report.when == "call" or not report.passed:
