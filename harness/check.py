@@ -86,6 +86,7 @@ class Check:
     unfair: Counter[str] = field(default_factory=Counter)  # cases by family
     worst: float = 0.0  # error of the worst element so far in units of its budget
     case: str = ""
+    launched: set[str] = field(default_factory=set)  # identities of the kernels that were seen
     truths: TruthCache = SHARED
 
     @property
