@@ -88,6 +88,7 @@ class Check:
     errors: dict[str, dict[str, float]] = field(default_factory=dict)  # by measure and case's key
     worst: float = 0.0  # error of the worst element so far in units of its budget
     case: str = ""
+    launched: set[str] = field(default_factory=set)  # identities of the kernels that were seen
     truths: TruthCache = SHARED
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from harness.cells import Evidence, Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from harness.case import Case
     from harness.check import Check, Scope
@@ -46,6 +46,16 @@ class LayerCheck:
     def applies_to(self, op: Op) -> bool:
         """Whether there is something to check."""
         return not self.needs or bool(getattr(op, self.needs))
+
+    def tests(self, op: Op) -> Iterator[tuple[str, str]]:
+        """The names that its records have, each with its dtype or none."""
+        for dtype in op.dtypes if self.by_dtype else ("",):
+            yield named(f"test_{self.name}", dtype), dtype
+
+
+def named(test: str, dtype: str) -> str:
+    """What a record calls a test: its name, and the dtype that it was asked for."""
+    return f"{test}[{dtype}]" if dtype else test
 
 
 def fake_describes_the_real_result(check: Check) -> None:

@@ -9,7 +9,7 @@ import os
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -22,7 +22,20 @@ from harness.options import (
     settings_of,
     targets_of,
 )
-from harness.reporting import CHECK, Collector, Run, attach_record, draw, hand_over, summarize
+from harness.reporting import (
+    CHECK,
+    RUN,
+    RUN_ID,
+    Collector,
+    Inventory,
+    Run,
+    attach_record,
+    draw,
+    hand_over,
+    outcome_of,
+    request_of,
+    summarize,
+)
 from harness.selection import Request
 
 if TYPE_CHECKING:
@@ -33,7 +46,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_SECONDS: Final = 1.0
 _GPU_WORKERS: Final = 8
-RUN: Final = pytest.StashKey[Run]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,10 +56,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; refuse ``-m`` with a marker that nobody registered."""
     register_markers(config)
-    config.stash[RUN] = Run()
-    if config.option.records and not hasattr(config, "workerinput"):
-        config.option.records.parent.mkdir(parents=True, exist_ok=True)
-        config.option.records.write_text("", encoding="utf-8")
+    worker = getattr(config, "workerinput", {})
+    run = config.stash[RUN] = Run(worker.get("workerid", ""))
+    run.id = worker.get(RUN_ID, run.id)
+    if config.option.records and run.worker in {"", Inventory.WORKER}:
+        keeper = Inventory(config, run, lambda: _load(config))
+        config.pluginmanager.register(keeper, "kernel-parity-inventory")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - a worker of xdist
+    """Tell a worker which run it belongs to."""
+    node.workerinput[RUN_ID] = node.config.stash[RUN].id
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -68,7 +88,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """The device of the run, once cells are known to be there."""
-    cells = [item for item in items if _request(item)]
+    cells = [item for item in items if request_of(item)]
     if not cells:
         return []
     from harness.device import present_archs
@@ -133,7 +153,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _load(config)
     dropped = [item for item in items if run.refusal or not _wanted(selection, item)]
     if dropped:
-        config.hook.pytest_deselected(items=[i for i in dropped if _request(i) or not _is_ours(i)])
+        said = [item for item in dropped if request_of(item) or not _is_ours(item)]
+        config.hook.pytest_deselected(items=said)
         gone = set(map(id, dropped))
         items[:] = [item for item in items if id(item) not in gone]
     if config.option.case and not items and not run.refusal:
@@ -141,7 +162,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _wanted(selection: Selection, item: pytest.Item) -> bool:
-    if request := _request(item):
+    if request := request_of(item):
         return selection.wants(request)
     if _is_ours(item):
         return False  # stands for a layer without cells
@@ -160,15 +181,9 @@ def _is_ours(item: pytest.Item) -> bool:
     return "parity" in getattr(item, "fixturenames", ())
 
 
-def _request(item: pytest.Item) -> Request | None:
-    callspec = getattr(item, "callspec", None)
-    found = callspec.params.get("parity") if callspec else None
-    return found if isinstance(found, Request) else None
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an arch, any GPU or a kernel language that is not here, with the reason."""
-    request, any_gpu = _request(item), item.get_closest_marker("gpu")
+    request, any_gpu = request_of(item), item.get_closest_marker("gpu")
     if not any_gpu and (request is None or not request.cell.needs_device):
         return
     from harness.device import present_archs
@@ -197,12 +212,17 @@ def _missing_backend(kernel: str) -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Skip, with its words as the reason, where a model or package is not on this machine."""
+    from harness.launches import name_launches
     from harness.subjects import Unavailable
 
-    try:
-        return (yield)
-    except Unavailable as error:
-        pytest.skip(str(error))
+    with name_launches() as names:
+        try:
+            return (yield)
+        except Unavailable as error:
+            pytest.skip(str(error))
+        finally:
+            if check := item.stash.get(CHECK, None):
+                check.launched |= names
 
 
 @pytest.fixture
@@ -249,7 +269,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Shorten a parity failure to its report, and attach the record of the check."""
     report = yield
-    request = _request(item)
+    request = request_of(item)
     if request is None:
         return report
     from harness.judge import ParityFailure
@@ -259,7 +279,8 @@ def pytest_runtest_makereport(
         report.longrepr = str(call.excinfo.value)
         report.sections = []  # what compilers log while tracing buries the report
     if report.when == "call" or not report.passed:
-        attach_record(item, request, report)
+        outcome = outcome_of(report, call.excinfo and call.excinfo.value)
+        attach_record(item, request, report, outcome)
     return report
 
 
