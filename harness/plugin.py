@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from harness import reproduction
+from harness import browser, reproduction
 from harness.cells import Layer
 from harness.options import (
     add_options,
@@ -182,7 +182,9 @@ def _is_ours(item: pytest.Item) -> bool:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs an arch, any GPU or a kernel language that is not here, with the reason."""
+    """Skip what needs an arch, a GPU, a language or a browser that is not here, with the reason."""
+    if item.get_closest_marker("browser") and not browser.executable():
+        pytest.skip(browser.MISSING)
     request, any_gpu = request_of(item), item.get_closest_marker("gpu")
     if not any_gpu and (request is None or not request.cell.needs_device):
         return

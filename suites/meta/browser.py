@@ -132,7 +132,8 @@ class Page:
                 break
             self._take(found)
         if "error" in found:
-            raise PageError(f"{method}: {found['error']}")
+            msg = f"{method}: {found['error']}"
+            raise PageError(msg)
         result: dict[str, Any] = found["result"]
         return result
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from harness.gate.drift import Drift, Errors
 from harness.gate.evidence import Merged, Run
-from harness.gate.judge import Finding, Hole, Judgement, Status
+from harness.gate.holes import Hole, Status
+from harness.gate.judge import Finding, Judgement
 from harness.manifest import Manifest
 from harness.record import Record
 
@@ -168,6 +169,4 @@ def _of_many(kernel: str, arch: str, layer: str, dtype: str, *, failed: bool) ->
     if not failed:
         return record(kernel, arch, layer, dtype=dtype, errors={"00000000": 0.2})
     words = FAILURE.replace("norm.triton", kernel)
-    return record(
-        kernel, arch, layer, dtype=dtype, outcome="wrong", message=words, error_map=[MAP]
-    )
+    return record(kernel, arch, layer, dtype=dtype, outcome="wrong", message=words, error_map=[MAP])

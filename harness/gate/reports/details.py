@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.cells import Verdict
-from harness.gate.judge import Status
+from harness.gate.holes import Status
 from harness.gate.reports import red
 from harness.gate.reports.text import clean, count, line, shortened
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from harness import __version__, reproduction
 from harness.cells import Evidence, Outcome
-from harness.gate.judge import Status
+from harness.gate.holes import Status
 from harness.gate.reports import details, drifts, matrix, red, verdict
 from harness.gate.reports.text import clean, count, line, shortened
 

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape as escaped
 from xml.sax.saxutils import quoteattr
 
 from harness.cells import Outcome, Verdict
-from harness.gate.judge import Hole, Status
+from harness.gate.holes import Hole, Status
 from harness.gate.reports import matrix, red
 from harness.gate.reports.text import clean, line, shortened
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness.arch import ARCHES, CPU
 from harness.cells import Evidence, Layer, Verdict
-from harness.gate.judge import Hole, Status
+from harness.gate.holes import Hole, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

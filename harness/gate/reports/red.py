@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness import reproduction
 from harness.cells import Verdict
-from harness.gate.judge import Hole, Status
+from harness.gate.holes import Hole, Status
 from harness.gate.reports.text import clean, line
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
+_CUT: Final = 32  # characters that saying how much was cut takes at most
 _KEPT: Final = 4096  # texts: most are said of many records
 # What XML 1.0 cannot say at all, and lone surrogates, which UTF-8 cannot; carriage returns, too,
 # and what turns the direction of text, so that a name cannot show as another.
@@ -39,8 +40,8 @@ def shortened(text: str, limit: int) -> str:
     """The beginning of ``text``, saying how much was left out where it is longer than ``limit``."""
     if len(text) <= limit:
         return text
-    cut = f" … ({len(text) - limit} characters more)"
-    return text[: max(limit - len(cut), 0)] + cut
+    kept = max(limit - _CUT, 0)
+    return f"{text[:kept]} … ({len(text) - kept} characters more)"
 
 
 def count(number: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.gate.judge import Status
+from harness.gate.holes import Status
 from harness.gate.reports import matrix
 from harness.gate.reports.text import count, line
 
