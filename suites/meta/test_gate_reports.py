@@ -199,10 +199,9 @@ def test_markdown_shows_names_as_they_are() -> None:
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
 
 
-@pytest.mark.parametrize("count", [2_000, 20_000])
-def test_markdown_fits_into_a_comment_whatever_the_size(count: int) -> None:
-    judgement, found, drifts = large(count, red=3)
-    said = markdown.render(Judgement(judgement.findings, ("note",) * count), found, drifts)
+def test_markdown_fits_into_a_comment_whatever_the_size() -> None:
+    judgement, found, drifts = large(20_000, red=3)
+    said = markdown.render(Judgement(judgement.findings, ("note",) * 9_000), found, drifts)
     assert len(said) < markdown.LIMIT
     assert said.count("<details>") == said.count("</details>") == 3
     assert re.search(r"and [\d,]+ more causes", said)
