@@ -26,16 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Judge; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        wanted = contract.read(options.contract)
-        merged = evidence.read(options.records)
-        judgement = judge(wanted, merged, options.arch, kernels=options.kernel)
-        drifts: tuple[Drift, ...] = ()
-        if options.report:
-            folder.write(options.report, judgement, merged, drifts)
+        with evidence.all_kept():
+            wanted = contract.read(options.contract)
+            merged = evidence.read(options.records)
+            judgement = judge(wanted, merged, options.arch, kernels=options.kernel)
+            drifts: tuple[Drift, ...] = ()
+            summary = terminal.render(judgement, merged, drifts)
+            if options.report:
+                folder.write(options.report, judgement, merged, drifts)
     except (contract.InvalidContract, evidence.CannotJudge, OSError) as error:
         sys.stderr.write(f"cannot judge: {error}\n")
         return CANNOT_JUDGE
-    sys.stdout.write(terminal.render(judgement, merged, drifts))
+    sys.stdout.write(summary)
     return judgement.exit_status
 
 
