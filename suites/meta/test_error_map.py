@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -26,9 +26,12 @@ def panel_of(units: Tensor, *, exact: bool = False, tile: tuple[int, int] = (1, 
     return Panel("y", shape, units, tile, exact, "in column 7")
 
 
+def made(found: Panel) -> dict[str, Any]:
+    return of_panel(found)
+
+
 def lines_of(found: Panel) -> list[str]:
-    lines = of_panel(found)["lines"]
-    assert isinstance(lines, list)
+    lines: list[str] = made(found)["lines"]
     return lines
 
 
@@ -66,19 +69,20 @@ def test_one_wrong_element_is_seen_and_the_map_stays_small(shape: tuple[int, int
     for row, column in ((0, 0), (shape[0] - 1, shape[1] - 1), (shape[0] // 2, shape[1] // 3)):
         units = torch.full(shape, 0.1, dtype=torch.float64)
         units[row, column] = 40.0
-        found = of_panel(panel_of(units, tile=(3, 5)))
-        (height, width), lines = found["tile"], found["lines"]  # type: ignore[misc]
-        assert lines[3 * row // height][5 * column // width] == "4"  # type: ignore[index, has-type]
-        assert "".join(lines).count(HALF) == sum(map(len, lines)) - 1  # type: ignore[arg-type, has-type]
-        assert len(lines) <= ROWS  # type: ignore[arg-type, has-type]
-        assert len(lines[0]) <= COLUMNS  # type: ignore[index, has-type]
+        found = made(panel_of(units, tile=(3, 5)))
+        (height, width), lines = found["tile"], found["lines"]
+        assert lines[3 * row // height][5 * column // width] == "4"
+        assert "".join(lines).count(HALF) == sum(map(len, lines)) - 1
+        assert len(lines) <= ROWS
+        assert len(lines[0]) <= COLUMNS
         assert len(json.dumps(found)) < ROWS * (COLUMNS + 4) + 200
 
 
 def test_the_record_of_a_failed_comparison_has_the_map(project: Project) -> None:
     project.run(*NUMERIC, BAD, RECORDS, "-k", "float32")
     (record,) = project.read()
-    (found,) = record.figures["error_map"]  # type: ignore[misc, attr-defined]
+    maps: Any = record.figures["error_map"]
+    (found,) = maps
     assert found["shape"] == [1, 8]
     assert found["lines"][0][:7] == HALF * 7
     assert found["lines"][0][7] in "123456789"
