@@ -217,7 +217,7 @@
     }
     for (const found of cell.findings ?? []) nodes.push(finding(found));
     if (cell.checks?.length) nodes.push(make("h3", {}, "Checks"));
-    for (const check of cell.checks ?? []) nodes.push(checkOf(check, cell.checks.length === 1));
+    for (const check of cell.checks ?? []) nodes.push(checkOf(check, check === cell.checks[0]));
     if (cell.left) nodes.push(make("p", { class: "note" }, cell.left));
     for (const drift of cell.drifts ?? []) nodes.push(driftOf(drift));
     return nodes;
@@ -247,9 +247,9 @@
     return make("div", { class: "command" }, make("pre", {}, text), button);
   }
 
-  function checkOf(check, only) {
+  function checkOf(check, first) {
     const details = make("details", { class: "check" });
-    details.open = only || check.outcome !== "passed";
+    details.open = first || check.outcome !== "passed";
     const facts = [check.outcome, check.evidence, check.cases === undefined ? "" : `${shortNumber(check.cases)} cases`, check.worst === undefined ? "" : `worst ${shortNumber(check.worst)} of its budget`];
     details.append(make("summary", {}, make("strong", {}, `${data.glyphs[check.outcome] ?? "✗"} ${check.name}`), ` ${facts.filter(Boolean).join(", ")}`));
     if (check.message) details.append(make("pre", {}, check.message));
