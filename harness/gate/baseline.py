@@ -21,7 +21,8 @@ from harness.gate import ratios as benchmarks
 from harness.gate.baseline_file import InvalidBaseline, reading, writing
 from harness.gate.export import export
 from harness.gate.ratios import Ratio
-from harness.gate.samples import Key, Sample, samples_of
+from harness.gate.samples import Sample, samples_of, words_of
+from harness.manifest import Asked
 
 if TYPE_CHECKING:
     import sqlite3
@@ -64,7 +65,7 @@ def _refuse_twice(release: Baseline) -> None:
     if not release.samples:
         msg = f"release {release.name!r} would be empty: no record tells of a check that ran"
         raise InvalidBaseline(msg)
-    seen: set[Key] = set()
+    seen: set[Asked] = set()
     for sample in release.samples:
         if sample.key in seen:
             msg = (
@@ -143,7 +144,7 @@ def _sample(row: Sequence[Any]) -> Sample:
     _, kernel, arch, layer, check, dtype, verdict, evidence, seed, cases, case, source = row[:12]
     versions, device, worst, rms = (json.loads(text) for text in row[12:])
     return Sample(
-        key=Key(kernel, arch, layer, check, dtype),
+        key=Asked(kernel, arch, layer, check, dtype),
         verdict=verdict,
         evidence=evidence,
         seed=int(seed),

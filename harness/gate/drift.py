@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from harness.gate.baseline import Baseline
-    from harness.gate.samples import Key, Sample
+    from harness.gate.samples import Sample
+    from harness.manifest import Asked
 
 ALPHA: Final = 0.01  # how often a comparison of all cells may flag anything where nothing changed
 EFFECT: Final = 1.1  # times by which errors must have grown: less is no reason to hold a release
@@ -127,7 +128,7 @@ def _rows(before: Sample | None, after: Sample | None, measure: str) -> Iterator
     yield _Row(drift, signed_rank(growths), growths, since)
 
 
-def _blank(key: Key, measure: str, before: Errors | None, after: Errors | None) -> Drift:
+def _blank(key: Asked, measure: str, before: Errors | None, after: Errors | None) -> Drift:
     return Drift(**key._asdict(), measure=measure, before=before, after=after)
 
 
