@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import record
+from harness.case_errors import RMS, WORST, errors_of
 from harness.gate import ratios as benchmarks
 from harness.gate.baseline_file import InvalidBaseline, reading, writing
 from harness.gate.export import export
@@ -49,14 +50,15 @@ class Release:
     ratios: int
 
 
-def keep(path: Path, release: Baseline, *, replace: bool = False) -> None:
+def keep(path: Path, release: Baseline, *, replace: bool = False, patience: float = 30.0) -> None:
     """Add a release to the file at ``path``, all or nothing; the file is made if need be.
 
     Raises InvalidBaseline where the name is taken (unless ``replace``), where two samples are of
-    one check, or for a file that is no baseline or cannot be written.
+    one check, or for a file that is no baseline or cannot be written; so within ``patience``
+    seconds, where another process writes to it.
     """
     _refuse_twice(release)
-    with writing(path) as connection:
+    with writing(path, patience=patience) as connection:
         _make_room(connection, release.name, replace=replace)
         _add(connection, release)
 
@@ -68,9 +70,7 @@ def _refuse_twice(release: Baseline) -> None:
     seen: set[Asked] = set()
     for sample in release.samples:
         if sample.key in seen:
-            msg = (
-                f"{sample.key}, {sample.key.check}: two records of one check; keep those of one run"
-            )
+            msg = f"{words_of(sample.key)}: two records of one check; keep those of one run"
             raise InvalidBaseline(msg)
         seen.add(sample.key)
 
@@ -134,15 +134,20 @@ def load(path: Path, name: str = "") -> Baseline:
     name = name or names[-1]
     with reading(path) as connection:
         (kept,) = connection.execute("SELECT kept FROM releases WHERE name = ?", (name,)).fetchone()
-        records = connection.execute("SELECT * FROM records WHERE release = ?", (name,))
+        records = connection.execute(
+            "SELECT * FROM records WHERE release = ? ORDER BY rowid", (name,)
+        )
         samples = tuple(_sample(row) for row in records)
-        ratios = connection.execute("SELECT * FROM ratios WHERE release = ?", (name,))
+        ratios = connection.execute(
+            "SELECT * FROM ratios WHERE release = ? ORDER BY rowid", (name,)
+        )
         return Baseline(name=name, kept=kept, samples=samples, ratios=tuple(map(_ratio, ratios)))
 
 
 def _sample(row: Sequence[Any]) -> Sample:
     _, kernel, arch, layer, check, dtype, verdict, evidence, seed, cases, case, source = row[:12]
     versions, device, worst, rms = (json.loads(text) for text in row[12:])
+    figures = {WORST: worst, RMS: rms}
     return Sample(
         key=Asked(kernel, arch, layer, check, dtype),
         verdict=verdict,
@@ -153,8 +158,8 @@ def _sample(row: Sequence[Any]) -> Sample:
         source=source,
         versions=versions,
         device=device,
-        worst=worst,
-        rms=rms,
+        worst=errors_of(figures, WORST),
+        rms=errors_of(figures, RMS),
     )
 
 

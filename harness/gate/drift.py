@@ -82,7 +82,12 @@ class _Row:
     def group(self) -> tuple[str, ...]:
         """Rows that differ in dtype only."""
         drift = self.drift
-        return drift.kernel, drift.arch, drift.layer, drift.check, drift.measure
+        return drift.kernel, drift.arch, drift.layer, _test(drift), drift.measure
+
+
+def _test(drift: Drift) -> str:
+    """A check's name without the dtype that it was asked for."""
+    return drift.check.removesuffix(f"[{drift.dtype}]")
 
 
 def compare(baseline: Baseline, samples: Iterable[Sample]) -> tuple[Drift, ...]:
@@ -185,6 +190,7 @@ def _pool(rows: Sequence[_Row]) -> _Row:
     growths = tuple(growth for row in rows for growth in row.growths)
     drift = replace(
         rows[0].drift,
+        check=_test(rows[0].drift),
         dtype=ALL,
         before=errors_in(old for old, _ in points),
         after=errors_in(new for _, new in points),
