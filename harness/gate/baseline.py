@@ -94,9 +94,9 @@ def _add(connection: sqlite3.Connection, release: Baseline) -> None:
         ((name, *_row(sample)) for sample in release.samples),
     )
     connection.executemany(
-        "INSERT INTO ratios VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO ratios VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            (name, r.name, r.ratio, r.unit, r.spread, r.better, _text(r.environment))
+            (name, r.name, r.ratio, r.unit, r.spread, r.better, r.device, _text(r.environment))
             for r in release.ratios
         ),
     )
@@ -164,13 +164,14 @@ def _sample(row: Sequence[Any]) -> Sample:
 
 
 def _ratio(row: Sequence[Any]) -> Ratio:
-    _, name, ratio, unit, spread, better, environment = row
+    _, name, ratio, unit, spread, better, device, environment = row
     return Ratio(
         name=name,
         ratio=float(ratio),
         unit=unit,
         spread=float(spread),
         better=better,
+        device=device,
         environment=json.loads(environment),
     )
 

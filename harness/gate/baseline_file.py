@@ -27,7 +27,8 @@ CREATE TABLE records (
 );
 CREATE TABLE ratios (
   release TEXT NOT NULL, name TEXT NOT NULL, ratio REAL NOT NULL, unit TEXT NOT NULL,
-  spread REAL NOT NULL, better TEXT NOT NULL, environment TEXT NOT NULL,
+  spread REAL NOT NULL, better TEXT NOT NULL, device TEXT NOT NULL,
+  environment TEXT NOT NULL,
   PRIMARY KEY (release, name)
 );
 """

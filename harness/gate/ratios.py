@@ -23,6 +23,8 @@ FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "ratio": (int, float),
     "unit": str,
     "spread": (int, float),
+    "better": str,
+    "device": str,
 }
 
 
@@ -35,7 +37,8 @@ class Ratio:
     """A figure of a benchmark, measured against something else in the same run.
 
     ``name`` is subject/what. ``spread`` is the relative standard deviation of one round's ratio;
-    ``better`` is ``higher`` or ``lower``.
+    ``better`` is ``higher`` or ``lower``; ``device`` is what it was measured on, a GPU or a CPU;
+    ``environment`` the versions of what took part.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Ratio:
     unit: str = "x"
     spread: float = 0.0
     better: str = "higher"
+    device: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,11 +71,14 @@ class Ratio:
         return math.exp(max(LEAST, SIGMAS * math.hypot(self.spread, now.spread)))
 
 
-def of_rounds(name: str, rounds: Sequence[float], *, better: str = "higher") -> Ratio:
+def of_rounds(
+    name: str, rounds: Sequence[float], *, better: str = "higher", device: str = ""
+) -> Ratio:
     """The median ratio of rounds that were measured in turns, and their spread about it."""
     middle = statistics.median(rounds)
     deviation = statistics.median(abs(one - middle) for one in rounds)
-    return Ratio(name=name, ratio=middle, spread=_OF_NORMAL * deviation / middle, better=better)
+    spread = _OF_NORMAL * deviation / middle
+    return Ratio(name=name, ratio=middle, spread=spread, better=better, device=device)
 
 
 def to_json(ratios: Iterable[Ratio], environment: Mapping[str, str]) -> str:
@@ -83,6 +90,7 @@ def to_json(ratios: Iterable[Ratio], environment: Mapping[str, str]) -> str:
             "unit": one.unit,
             "spread": one.spread,
             "better": one.better,
+            "device": one.device,
         }
         for one in ratios
     ]

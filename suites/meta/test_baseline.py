@@ -40,7 +40,9 @@ SAMPLE = Sample(
     worst={"0123abcd": 0.5, "deadbeef": 0.0},
     rms={"0123abcd": 0.29},
 )
-RATIO = Ratio(name="gemm/m=1", ratio=2.5, spread=0.01, environment={"device": "NVIDIA H200"})
+RATIO = Ratio(
+    name="gemm/m=1", ratio=2.5, spread=0.01, device="NVIDIA H200", environment={"torch": "2.13.0"}
+)
 RELEASE = Baseline(name="v1.2", kept="2026-01-02T03:04:05.678+00:00", samples=(SAMPLE,))
 FULL = replace(RELEASE, ratios=(RATIO,))
 RECORD = Record(
@@ -249,7 +251,7 @@ def test_the_command_keeps_lists_and_exports(
 ) -> None:
     folder, into = records_in(tmp_path / "records", RECORD), tmp_path / "baseline.sqlite"
     bench = tmp_path / "bench.json"
-    bench.write_text(ratios.to_json([RATIO], {"device": "NVIDIA H200"}), encoding="utf-8")
+    bench.write_text(ratios.to_json([RATIO], {"torch": "2.13.0"}), encoding="utf-8")
     command = ["keep", "--records", str(folder), "--into", str(into), "--name", "v2"]
     assert baseline.main([*command, "--bench", str(bench)]) == 0
     assert "kept v2 with 1 records and 1 ratios" in capsys.readouterr().out
