@@ -14,7 +14,7 @@ from harness.atomic import write_text
 from harness.record import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 SUFFIX: Final = ".manifest.json"
@@ -153,5 +153,8 @@ def _kernel(value: Mapping[str, Any]) -> KernelFacts:
     return KernelFacts(**{**value, **lists})
 
 
-def _asked(rows: Iterable[Iterable[str]]) -> tuple[Asked, ...]:
-    return tuple(Asked(*row) for row in rows)
+def _asked(rows: Sequence[list[str]]) -> tuple[Asked, ...]:
+    if any(len(row) != len(Asked._fields) for row in rows):
+        msg = f"a check has not the words {', '.join(Asked._fields)}"
+        raise ValueError(msg)
+    return tuple(map(Asked._make, rows))
