@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import record
 from harness.case_errors import RMS, WORST, errors_of
+from harness.gate import evidence
 from harness.gate import ratios as benchmarks
 from harness.gate.baseline_file import InvalidBaseline, reading, writing
 from harness.gate.export import export
@@ -209,11 +209,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _keep(options: argparse.Namespace) -> None:
-    found = [line for path in _files(options.records) for line in record.read(path)]
+    merged = evidence.read(options.records)
+    for run in merged.runs:
+        if not run.finished:
+            msg = f"{run} did not come to its end; a baseline is made of whole runs: run it again"
+            raise InvalidBaseline(msg)
     release = Baseline(
         name=options.name,
         kept=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        samples=tuple(samples_of(found)),
+        samples=samples_of(merged.records),
         ratios=benchmarks.read(options.bench) if options.bench else (),
     )
     keep(options.into, release, replace=options.replace)
@@ -221,10 +225,6 @@ def _keep(options: argparse.Namespace) -> None:
         f"{options.into}: kept {release.name} with {len(release.samples)} records "
         f"and {len(release.ratios)} ratios\n"
     )
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.jsonl")) if folder.is_dir() else [folder]
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -47,7 +47,8 @@ class Drift:
 
     ``pairs`` counts cases that both sides have, 0 where they are not paired; ``moved`` those whose
     errors differ. ``ratio`` is the median growth of what moved. ``p`` is the probability of so much
-    growth by chance, ``corrected`` the same for all rows at once. ``points`` are errors before and
+    growth by chance, ``corrected`` the same for all rows at once. ``dtypes`` are those that the row
+    is of, where its ``dtype`` is ``all``. ``points`` are errors before and
     after, of the pairs. A benchmark's row (`harness.gate.slowdown`) has ratios for errors.
     """
 
@@ -67,6 +68,7 @@ class Drift:
     flagged: bool = False
     words: str = ""
     points: tuple[tuple[float, float], ...] = ()
+    dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def _pool(rows: Sequence[_Row]) -> _Row:
         rows[0].drift,
         check=_test(rows[0].drift),
         dtype=ALL,
+        dtypes=tuple(row.drift.dtype for row in rows),
         before=errors_in(old for old, _ in points),
         after=errors_in(new for _, new in points),
         pairs=len(points),

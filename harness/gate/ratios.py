@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA: Final = 1
-SIGMAS: Final = 3.0
-# What the rounds of one run cannot show: clocks, temperature, placement of another run. Medians of
-# the same ratio in two runs of one machine differed by up to a twentieth.
+SIGMAS: Final = 4.0  # standard errors that two runs of one version may differ by
+# What the rounds of one run cannot show: clocks, temperature, where another run's memory lies.
 LEAST: Final = 0.05
 _OF_NORMAL: Final = 1.4826  # standard deviations in a median absolute deviation
+_OF_MEDIAN: Final = 1.2533  # standard error of a median in units of that of a mean
 FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "name": str,
     "ratio": (int, float),
@@ -36,8 +36,7 @@ class InvalidRatios(ValueError):
 class Ratio:
     """A figure of a benchmark, measured against something else in the same run.
 
-    ``name`` is subject/what. ``spread`` is the relative standard deviation of one round's ratio;
-    ``better`` is ``higher`` or ``lower``; ``device`` is what it was measured on, a GPU or a CPU;
+    ``name`` is subject/what. ``spread`` is the median's relative standard error; ``better`` is ``higher`` or ``lower``; ``device`` is what it was measured on, a GPU or a CPU;
     ``environment`` the versions of what took part.
     """
 
@@ -74,10 +73,10 @@ class Ratio:
 def of_rounds(
     name: str, rounds: Sequence[float], *, better: str = "higher", device: str = ""
 ) -> Ratio:
-    """The median ratio of rounds that were measured in turns, and their spread about it."""
+    """The median ratio of rounds that were measured in turns, and how sure it is."""
     middle = statistics.median(rounds)
     deviation = statistics.median(abs(one - middle) for one in rounds)
-    spread = _OF_NORMAL * deviation / middle
+    spread = _OF_MEDIAN * _OF_NORMAL * deviation / middle / math.sqrt(len(rounds))
     return Ratio(name=name, ratio=middle, spread=spread, better=better, device=device)
 
 

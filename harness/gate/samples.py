@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from harness.case_errors import RMS, WORST, InvalidErrors, errors_of, key_of
+from harness.cells import Verdict
 from harness.manifest import Asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from harness.record import Record
 
@@ -75,6 +76,17 @@ def sample_of(record: Record) -> Sample:
     )
 
 
-def samples_of(records: Iterable[Record]) -> Iterator[Sample]:
-    """What comparisons need of records; what was skipped says nothing and is left out."""
-    return (sample_of(record) for record in records if record.verdict != "skipped")
+def samples_of(records: Iterable[Record]) -> tuple[Sample, ...]:
+    """What comparisons need of records, one of a check: of several the first that failed, or ran.
+
+    What was skipped says nothing and is left out.
+    """
+    found: dict[Asked, Sample] = {}
+    for record in records:
+        if record.verdict == Verdict.SKIPPED:
+            continue
+        sample = sample_of(record)
+        first = found.setdefault(sample.key, sample)
+        if sample.verdict == Verdict.FAILED != first.verdict:
+            found[sample.key] = sample
+    return tuple(found.values())
