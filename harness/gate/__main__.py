@@ -11,13 +11,16 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.gate import contract, evidence
+from harness.gate import baseline, contract, drift, evidence, ratios
 from harness.gate.holes import Status
 from harness.gate.judge import judge
+from harness.gate.samples import samples_of
+from harness.gate.slowdown import compare_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from harness.gate.drift import Drift
     from harness.gate.judge import Finding, Judgement
 
 CANNOT_JUDGE: Final = 2
@@ -29,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         wanted = contract.read(options.contract)
         merged = evidence.read(options.records)
-        judgement = judge(wanted, merged, options.arch, kernels=options.kernel)
-    except (contract.InvalidContract, evidence.CannotJudge, OSError) as error:
+        drifts = drifts_of(options, merged)
+        judgement = judge(wanted, merged, options.arch, kernels=options.kernel, drifts=drifts)
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"cannot judge: {error}\n")
         return CANNOT_JUDGE
     sys.stdout.writelines(f"{line}\n" for line in lines(judgement))
@@ -44,7 +48,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--arch", action="append", default=[], help="judge this arch and cpu; may be given again")
     add("--kernel", action="append", default=[], metavar="PATTERN", help="judge these kernels only")
     add("--contract", type=Path, default=Path("pyproject.toml"), metavar="FILE")
+    add("--baseline", type=Path, metavar="FILE", help="releases kept by harness.gate.baseline")
+    add("--baseline-name", default="", metavar="NAME", help="which (default: the one kept last)")
+    add("--bench", type=Path, metavar="FILE", help="ratios of `python -m suites.bench --json FILE`")
     return parser
+
+
+def drifts_of(options: argparse.Namespace, merged: evidence.Merged) -> tuple[Drift, ...]:
+    """How errors and ratios moved since the baseline, if one is named."""
+    if options.baseline is None:
+        if options.baseline_name or options.bench:
+            msg = "--baseline-name and --bench need --baseline FILE, to compare with"
+            raise ValueError(msg)
+        return ()
+    before = baseline.load(options.baseline, options.baseline_name)
+    now = ratios.read(options.bench) if options.bench else ()
+    moved = drift.compare(before, samples_of(merged.records))
+    return (*moved, *compare_ratios(before.ratios, now))
 
 
 def lines(judgement: Judgement) -> Iterator[str]:

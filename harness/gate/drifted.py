@@ -9,7 +9,7 @@ from harness.gate.slowdown import BENCH
 from harness.manifest import Asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from harness.gate.contract import Excuse
     from harness.gate.drift import Drift
@@ -21,7 +21,7 @@ def status_of(drift: Drift, policies: Policies) -> tuple[Status, str]:
 
     A row of several dtypes is excused if each of them is. A benchmark's is nobody's cell.
     """
-    if drift.layer == BENCH:
+    if of_bench(drift):
         return Status.RED, ""
     each = list(_asked(drift))
     gating = [asked for asked in each if policies.policy(asked).gating]
@@ -48,12 +48,15 @@ def _excuse(asked: Asked, policies: Policies) -> Excuse | None:
     return next(valid, None)
 
 
-def words_of(drifts: Iterable[Drift]) -> Iterator[str]:
-    """Notes of what is flagged, for a contract that reports drift and does not gate it."""
-    for drift in drifts:
-        if drift.flagged:
-            where = (drift.kernel, drift.arch, drift.layer, drift.dtype)
-            yield f"drift: {' '.join(part for part in where if part)}: {said(drift)}"
+def of_bench(drift: Drift) -> bool:
+    """Whether a row has a benchmark's ratio, which belongs to no cell."""
+    return drift.layer == BENCH
+
+
+def note(drift: Drift) -> str:
+    """What is flagged, for a contract that reports drift and does not gate it."""
+    where = (drift.kernel, drift.arch, drift.layer, drift.dtype)
+    return f"drift: {' '.join(part for part in where if part)}: {said(drift)}"
 
 
 def said(drift: Drift) -> str:

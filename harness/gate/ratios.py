@@ -36,8 +36,9 @@ class InvalidRatios(ValueError):
 class Ratio:
     """A figure of a benchmark, measured against something else in the same run.
 
-    ``name`` is subject/what. ``spread`` is the median's relative standard error; ``better`` is ``higher`` or ``lower``; ``device`` is what it was measured on, a GPU or a CPU;
-    ``environment`` the versions of what took part.
+    ``name`` is subject/what. ``spread`` is the median's relative standard error; ``better`` is
+    ``higher`` or ``lower``; ``device`` is what it was measured on, a GPU or a CPU; ``environment``
+    the versions of what took part.
     """
 
     name: str
