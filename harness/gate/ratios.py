@@ -103,9 +103,18 @@ def read(path: Path) -> tuple[Ratio, ...]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return _ratios(fields)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         msg = f"{path}: {error}; `python -m suites.bench --json {path}` makes it again"
         raise InvalidRatios(msg) from error
+
+
+def _check(row: object) -> None:
+    if not isinstance(row, dict):
+        msg = f"{row!r} is no ratio; docs/drift.md has the fields"
+        raise InvalidRatios(msg)
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(row.get(name), kind)]:
+        msg = f"{wrong[0]}={row.get(wrong[0])!r} of a ratio is not what docs/drift.md says"
+        raise InvalidRatios(msg)
 
 
 def _ratios(fields: object) -> tuple[Ratio, ...]:
@@ -114,9 +123,7 @@ def _ratios(fields: object) -> tuple[Ratio, ...]:
         msg = f"schema={found!r}, this version reads ratios of schema {SCHEMA}"
         raise InvalidRatios(msg)
     for row in fields["ratios"]:
-        if wrong := [name for name, kind in FIELDS.items() if not isinstance(row.get(name), kind)]:
-            msg = f"{wrong[0]}={row.get(wrong[0])!r} of a ratio is not what docs/drift.md says"
-            raise InvalidRatios(msg)
+        _check(row)
     found = tuple(Ratio(**row, environment=fields["environment"]) for row in fields["ratios"])
     names = [one.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:
