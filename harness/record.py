@@ -139,22 +139,38 @@ def read_all(path: Path) -> tuple[tuple[Record, ...], bool]:
 
 
 def _from_lines(lines: list[str], path: Path, before: int) -> Iterator[Record]:
+    """The records on ``lines``, of which ``before`` others stand in front.
+
+    All of a run have the same versions, so these are parsed once: their text ends a line as
+    ``to_json`` writes it, and cannot stand within a string, where its quotes would be escaped.
+    """
+    shared = _versions_of(lines)
+    said, short = f'"versions": {json.dumps(shared, sort_keys=True)}, "w', '"versions": 0, "w'
     try:
-        parsed = json.loads(f"[{','.join(lines)}]")
+        parsed = json.loads(f"[{','.join(lines)}]".replace(said, short))
     except json.JSONDecodeError:
         parsed = []
     if len(parsed) != len(lines):  # one by one, to find the line that is wrong
         parsed = lines
     for number, (line, values) in enumerate(zip(lines, parsed, strict=True), before + 1):
-        yield _known(values) or from_json(line, where=f"{path}:{number}")
+        yield _known(values, shared) or from_json(line, where=f"{path}:{number}")
 
 
-def _known(values: object) -> Record | None:
+def _versions_of(lines: list[str]) -> dict[str, str]:
+    try:
+        return dict(from_json(lines[0]).versions)
+    except (InvalidRecord, IndexError):
+        return {}
+
+
+def _known(values: object, shared: dict[str, str]) -> Record | None:
     """The record of values that look as ``to_json`` writes them; made without its constructor."""
+    if type(values) is not dict or tuple(values) != _NAMES:
+        return None
+    if values["versions"] == 0:
+        values["versions"] = shared
     if (
-        type(values) is not dict
-        or tuple(values) != _NAMES
-        or tuple(map(type, values.values())) not in _TYPES
+        tuple(map(type, values.values())) not in _TYPES
         or values["schema"] != SCHEMA
         or _VERDICTS.get(values["outcome"]) != values["verdict"]
         or values["layer"] not in _LAYERS

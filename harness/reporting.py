@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -221,11 +221,8 @@ class Inventory:
         if self._run.refusal:
             return
         begun = manifest.read(manifest.beside(self._records))
-        found = replace(
-            claims.declared(begun, self._run.inventory),
-            collected=tuple(_all_asked(session.items)),
-            deselected=tuple(self._deselected),
-        )
+        kept = tuple(_all_asked(session.items))
+        found = claims.collected(begun, self._run.inventory, kept, self._deselected)
         manifest.write(self._records, found)
 
     @pytest.hookimpl(trylast=True)

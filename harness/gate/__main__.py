@@ -30,10 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Judge; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        wanted = contract.read(options.contract)
-        merged = evidence.read(options.records)
-        drifts = drifts_of(options, merged)
-        judgement = judge(wanted, merged, options.arch, kernels=options.kernel, drifts=drifts)
+        with evidence.all_kept():
+            wanted = contract.read(options.contract)
+            merged = evidence.read(options.records)
+            drifts = drifts_of(options, merged)
+            judgement = judge(wanted, merged, options.arch, kernels=options.kernel, drifts=drifts)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"cannot judge: {error}\n")
         return CANNOT_JUDGE

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from harness.cells import Evidence, Layer, Outcome, Verdict
+from harness.cells import Evidence, Outcome, Verdict
 from harness.gate.holes import Hole
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from harness.gate.evidence import Run
     from harness.gate.policy import Policy
     from harness.manifest import Asked
     from harness.record import Record
 
-_FAILED: Final = {Outcome.CRASHED: Hole.CRASHED, Outcome.HUNG: Hole.HUNG}
+# Plain text: these are compared 100,000 times.
+_PASSED: Final = str(Verdict.PASSED)
+_FAILED: Final = str(Verdict.FAILED)
+_ENDED: Final = {Outcome.CRASHED: Hole.CRASHED, Outcome.HUNG: Hole.HUNG}
 # Strongest first, as declared.
 _RANKS: Final[Mapping[str, int]] = {str(word): rank for rank, word in enumerate(Evidence)}
 _GRAVITY: Final = {hole: rank for rank, hole in enumerate(Hole)}
@@ -29,6 +32,10 @@ class Seen(NamedTuple):
     policy: Policy
     hole: Hole | None
     words: str = ""
+
+    def but(self, hole: Hole, words: str) -> Seen:
+        """The same check with another hole."""
+        return self._replace(hole=hole, words=words)
 
 
 def gravest(found: Sequence[Seen]) -> Seen:
@@ -52,18 +59,17 @@ def seen(asked: Asked, policy: Policy, records: Sequence[Record], backend: str) 
     """What the records of a check say: a failure anywhere counts, a skip only if nothing ran."""
     passed = []
     for found in records:
-        if found.verdict == Verdict.FAILED:
-            hole = _FAILED.get(Outcome(found.outcome), Hole.FAILED)
-            return Seen(asked, policy, hole, _first_words(found))
-        if found.verdict == Verdict.PASSED:
+        if found.verdict == _PASSED:
             passed.append(found)
+        elif found.verdict == _FAILED:
+            hole = _ENDED.get(Outcome(found.outcome), Hole.FAILED)
+            return Seen(asked, policy, hole, _first_words(found))
     if not passed:
         return Seen(asked, policy, Hole.SKIPPED, records[0].message[:_WIDTH])
-    last = Seen(asked, policy, None)
     for found in passed:  # the same check on several machines: one that is good is enough
         last = _passed(asked, policy, found, backend)
         if last.hole is None:
-            return last
+            break
     return last
 
 
@@ -71,29 +77,34 @@ def _passed(asked: Asked, policy: Policy, found: Record, backend: str) -> Seen:
     if found.backend != backend:
         words = f"ran on backend {found.backend!r}, {backend!r} is declared"
         return Seen(asked, policy, Hole.OTHER_BACKEND, words)
-    if found.launched and not any(each.startswith(f"{backend}:") for each in found.launched):
+    if found.launched and not _is_among(backend, found.launched):
         words = f"launched {', '.join(found.launched)}, none of them of backend {backend!r}"
         return Seen(asked, policy, Hole.OTHER_BACKEND, words[:_WIDTH])
-    if _RANKS[found.evidence] > _RANKS[policy.evidence]:
+    if found.evidence != policy.evidence and _RANKS[found.evidence] > _RANKS[policy.evidence]:
         words = f"evidence {found.evidence!r}, {policy.evidence!r} is asked for"
         return Seen(asked, policy, Hole.WEAK_EVIDENCE, words)
     return _counted(asked, policy, found)
 
 
+def _is_among(backend: str, launched: Sequence[str]) -> bool:
+    prefix = f"{backend}:"
+    return launched[0].startswith(prefix) or any(each.startswith(prefix) for each in launched)
+
+
 def _counted(asked: Asked, policy: Policy, found: Record) -> Seen:
     figures = found.figures
     cases, unfair = figures.get("cases", 0), figures.get("unfair", 0)
-    fair = cases - unfair if isinstance(cases, int) and isinstance(unfair, int) else 0
+    fair = cases - unfair if type(cases) is int and type(unfair) is int else 0
     if fair >= policy.cases:
         return Seen(asked, policy, None)
     hole = Hole.TOO_FEW_CASES if fair > 0 else Hole.NO_CASES
     return Seen(asked, policy, hole, f"{fair} cases, at least {policy.cases} are asked for")
 
 
-def launched_nothing(layer: str, records: Sequence[Record]) -> bool:
-    """Whether numeric checks passed though no launch was seen in any of them."""
-    passed = [each for each in records if each.verdict == Verdict.PASSED]
-    return layer == Layer.NUMERIC and bool(passed) and not any(each.launched for each in passed)
+def launched_nothing(records: Iterable[Record]) -> bool:
+    """Whether checks passed though no launch was seen in any of them."""
+    passed = [each.launched for each in records if each.verdict == _PASSED]
+    return bool(passed) and not any(passed)
 
 
 def _first_words(found: Record) -> str:

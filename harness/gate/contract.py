@@ -173,16 +173,13 @@ class _Entry:
 
     def place(self, key: str = "") -> str:
         """``pyproject.toml:12``: the line of the key, or of the table."""
-        header = re.compile(
-            rf"^\s*\[\[\s*{re.escape(TABLE)}\.[\"']?{self.name}[\"']?\s*\]\]", re.MULTILINE
-        )
-        starts = [found.start() for found in header.finditer(self.text)]
+        header = rf"^\s*\[\[\s*{re.escape(TABLE)}\.[\"']?{self.name}[\"']?\s*\]\]"
+        starts = [found.start() for found in re.finditer(header, self.text, re.MULTILINE)]
         if self.index >= len(starts):  # written inline
             return f"{self.file}: {TABLE}.{self.name}[{self.index}]"
         start = starts[self.index]
-        at = re.compile(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*=", re.MULTILINE).search(
-            self.text, start
-        )
+        assignment = re.compile(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*=", re.MULTILINE)
+        at = assignment.search(self.text, start)
         offset = at.end() if key and at else start + 1
         return f"{self.file}:{self.text.count(chr(10), 0, offset) + 1}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.gate.holes import Hole, Status
+from harness.gate.policy import base
 from harness.gate.slowdown import BENCH
 from harness.manifest import Asked
 
@@ -24,9 +25,11 @@ def status_of(drift: Drift, policies: Policies) -> tuple[Status, str]:
     if of_bench(drift):
         return Status.RED, ""
     each = list(_asked(drift))
-    gating = [asked for asked in each if policies.policy(asked).gating]
+    policy = policies.of_cell(each[0][:3])
+    asks = [policy(asked.dtype, base(asked.check)) for asked in each]
+    gating = [asked for asked, ask in zip(each, asks, strict=True) if ask.gating]
     if not gating:
-        return Status.RETAINED, policies.policy(each[0]).reference
+        return Status.RETAINED, asks[0].reference
     excuses = [_excuse(asked, policies) for asked in gating]
     valid = [excuse for excuse in excuses if excuse is not None]
     if len(valid) == len(excuses):

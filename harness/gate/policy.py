@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 from harness.cells import Cell, Layer
@@ -12,7 +12,7 @@ from harness.gate.contract import Excuse, InvalidContract, Rule, nearest
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from harness.gate.contract import Contract
     from harness.manifest import Asked
@@ -49,6 +49,7 @@ class Bound:
         return dtype in self.names["dtype"] and check in self.names["check"]
 
 
+@cache
 def base(check: str) -> str:
     """The test's name, without its dtype."""
     return check.partition("[")[0]
@@ -75,11 +76,14 @@ class Policies:
         self._of_cell = cache(self._of_cell_uncached)
         self._resolved = cache(self._resolve)
 
-    def policy(self, asked: Asked) -> Policy:
-        """What is asked of a check."""
-        cell = asked[:3]
-        rules = self._of_cell(self._rules, cell)
-        return self._resolved(rules, cell[1], cell[2], asked.dtype, base(asked.check))
+    @property
+    def knows_failures(self) -> bool:
+        """Whether any failure is known."""
+        return bool(self._known_failures)
+
+    def of_cell(self, cell: tuple[str, str, str]) -> Callable[[str, str], Policy]:
+        """What is asked of the checks of a cell, by dtype and the test's name."""
+        return partial(self._resolved, self._of_cell(self._rules, cell), cell[1], cell[2])
 
     def exceptions(self, asked: Asked) -> Iterable[Excuse]:
         """The exceptions that are about a check."""
