@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.gate import contract, evidence
+from harness.gate import baseline, contract, drift, evidence, ratios
 from harness.gate.judge import judge
 from harness.gate.reports import folder, terminal
+from harness.gate.samples import samples_of
+from harness.gate.slowdown import compare_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with evidence.all_kept():
             wanted = contract.read(options.contract)
             merged = evidence.read(options.records)
-            judgement = judge(wanted, merged, options.arch, kernels=options.kernel)
-            drifts: tuple[Drift, ...] = ()
+            drifts = drifts_of(options, merged)
+            judgement = judge(wanted, merged, options.arch, kernels=options.kernel, drifts=drifts)
             summary = terminal.render(judgement, merged, drifts)
             if options.report:
                 folder.write(options.report, judgement, merged, drifts)
-    except (contract.InvalidContract, evidence.CannotJudge, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"cannot judge: {error}\n")
         return CANNOT_JUDGE
     sys.stdout.write(summary)
@@ -48,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--arch", action="append", default=[], help="judge this arch and cpu; may be given again")
     add("--kernel", action="append", default=[], metavar="PATTERN", help="judge these kernels only")
     add("--contract", type=Path, default=Path("pyproject.toml"), metavar="FILE")
+    add("--baseline", type=Path, metavar="FILE", help="releases kept by harness.gate.baseline")
+    add("--baseline-name", default="", metavar="NAME", help="which (default: the one kept last)")
+    add("--bench", type=Path, metavar="FILE", help="ratios of `python -m suites.bench --json FILE`")
     add(
         "--report",
         type=Path,
@@ -55,6 +60,19 @@ def _parser() -> argparse.ArgumentParser:
         help="write report.html, report.md (a comment for a pull request) and junit.xml into DIR",
     )
     return parser
+
+
+def drifts_of(options: argparse.Namespace, merged: evidence.Merged) -> tuple[Drift, ...]:
+    """How errors and ratios moved since the baseline, if one is named."""
+    if options.baseline is None:
+        if options.baseline_name or options.bench:
+            msg = "--baseline-name and --bench need --baseline FILE, to compare with"
+            raise ValueError(msg)
+        return ()
+    before = baseline.load(options.baseline, options.baseline_name)
+    now = ratios.read(options.bench) if options.bench else ()
+    moved = drift.compare(before, samples_of(merged.records))
+    return (*moved, *compare_ratios(before.ratios, now))
 
 
 if __name__ == "__main__":

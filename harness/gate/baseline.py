@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import record
+from harness.case_errors import RMS, WORST, errors_of
+from harness.gate import evidence
 from harness.gate import ratios as benchmarks
 from harness.gate.baseline_file import InvalidBaseline, reading, writing
 from harness.gate.export import export
 from harness.gate.ratios import Ratio
-from harness.gate.samples import Key, Sample, samples_of
+from harness.gate.samples import Sample, samples_of, words_of
+from harness.manifest import Asked
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,14 +50,15 @@ class Release:
     ratios: int
 
 
-def keep(path: Path, release: Baseline, *, replace: bool = False) -> None:
+def keep(path: Path, release: Baseline, *, replace: bool = False, patience: float = 30.0) -> None:
     """Add a release to the file at ``path``, all or nothing; the file is made if need be.
 
     Raises InvalidBaseline where the name is taken (unless ``replace``), where two samples are of
-    one check, or for a file that is no baseline or cannot be written.
+    one check, or for a file that is no baseline or cannot be written; so within ``patience``
+    seconds, where another process writes to it.
     """
     _refuse_twice(release)
-    with writing(path) as connection:
+    with writing(path, patience=patience) as connection:
         _make_room(connection, release.name, replace=replace)
         _add(connection, release)
 
@@ -64,12 +67,10 @@ def _refuse_twice(release: Baseline) -> None:
     if not release.samples:
         msg = f"release {release.name!r} would be empty: no record tells of a check that ran"
         raise InvalidBaseline(msg)
-    seen: set[Key] = set()
+    seen: set[Asked] = set()
     for sample in release.samples:
         if sample.key in seen:
-            msg = (
-                f"{sample.key}, {sample.key.check}: two records of one check; keep those of one run"
-            )
+            msg = f"{words_of(sample.key)}: two records of one check; keep those of one run"
             raise InvalidBaseline(msg)
         seen.add(sample.key)
 
@@ -93,9 +94,9 @@ def _add(connection: sqlite3.Connection, release: Baseline) -> None:
         ((name, *_row(sample)) for sample in release.samples),
     )
     connection.executemany(
-        "INSERT INTO ratios VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO ratios VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            (name, r.name, r.ratio, r.unit, r.spread, r.better, _text(r.environment))
+            (name, r.name, r.ratio, r.unit, r.spread, r.better, r.device, _text(r.environment))
             for r in release.ratios
         ),
     )
@@ -133,17 +134,22 @@ def load(path: Path, name: str = "") -> Baseline:
     name = name or names[-1]
     with reading(path) as connection:
         (kept,) = connection.execute("SELECT kept FROM releases WHERE name = ?", (name,)).fetchone()
-        records = connection.execute("SELECT * FROM records WHERE release = ?", (name,))
+        records = connection.execute(
+            "SELECT * FROM records WHERE release = ? ORDER BY rowid", (name,)
+        )
         samples = tuple(_sample(row) for row in records)
-        ratios = connection.execute("SELECT * FROM ratios WHERE release = ?", (name,))
+        ratios = connection.execute(
+            "SELECT * FROM ratios WHERE release = ? ORDER BY rowid", (name,)
+        )
         return Baseline(name=name, kept=kept, samples=samples, ratios=tuple(map(_ratio, ratios)))
 
 
 def _sample(row: Sequence[Any]) -> Sample:
     _, kernel, arch, layer, check, dtype, verdict, evidence, seed, cases, case, source = row[:12]
     versions, device, worst, rms = (json.loads(text) for text in row[12:])
+    figures = {WORST: worst, RMS: rms}
     return Sample(
-        key=Key(kernel, arch, layer, check, dtype),
+        key=Asked(kernel, arch, layer, check, dtype),
         verdict=verdict,
         evidence=evidence,
         seed=int(seed),
@@ -152,19 +158,20 @@ def _sample(row: Sequence[Any]) -> Sample:
         source=source,
         versions=versions,
         device=device,
-        worst=worst,
-        rms=rms,
+        worst=errors_of(figures, WORST),
+        rms=errors_of(figures, RMS),
     )
 
 
 def _ratio(row: Sequence[Any]) -> Ratio:
-    _, name, ratio, unit, spread, better, environment = row
+    _, name, ratio, unit, spread, better, device, environment = row
     return Ratio(
         name=name,
         ratio=float(ratio),
         unit=unit,
         spread=float(spread),
         better=better,
+        device=device,
         environment=json.loads(environment),
     )
 
@@ -202,11 +209,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _keep(options: argparse.Namespace) -> None:
-    found = [line for path in _files(options.records) for line in record.read(path)]
+    merged = evidence.read(options.records)
+    for run in merged.runs:
+        if not run.finished:
+            msg = f"{run} did not come to its end; a baseline is made of whole runs: run it again"
+            raise InvalidBaseline(msg)
     release = Baseline(
         name=options.name,
         kept=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        samples=tuple(samples_of(found)),
+        samples=samples_of(merged.records),
         ratios=benchmarks.read(options.bench) if options.bench else (),
     )
     keep(options.into, release, replace=options.replace)
@@ -214,10 +225,6 @@ def _keep(options: argparse.Namespace) -> None:
         f"{options.into}: kept {release.name} with {len(release.samples)} records "
         f"and {len(release.ratios)} ratios\n"
     )
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.jsonl")) if folder.is_dir() else [folder]
 
 
 def _list(options: argparse.Namespace) -> None:

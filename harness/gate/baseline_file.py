@@ -27,7 +27,8 @@ CREATE TABLE records (
 );
 CREATE TABLE ratios (
   release TEXT NOT NULL, name TEXT NOT NULL, ratio REAL NOT NULL, unit TEXT NOT NULL,
-  spread REAL NOT NULL, better TEXT NOT NULL, environment TEXT NOT NULL,
+  spread REAL NOT NULL, better TEXT NOT NULL, device TEXT NOT NULL,
+  environment TEXT NOT NULL,
   PRIMARY KEY (release, name)
 );
 """
@@ -38,15 +39,15 @@ class InvalidBaseline(ValueError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[sqlite3.Connection]:
+def writing(path: Path, *, patience: float = 30.0) -> Iterator[sqlite3.Connection]:
     """One transaction on the file at ``path``, which is made if need be; all or nothing.
 
-    Whatever is raised within leaves the file as it was. Raises InvalidBaseline for a file that is
-    no baseline, is broken, or cannot be written.
+    Whatever is raised within leaves the file as it was. Waits ``patience`` seconds for another
+    writer. Raises InvalidBaseline for a file that is no baseline, is broken, or cannot be written.
     """
     if path.exists():
         check(path)
-        with _transaction(path, path) as connection:
+        with _transaction(path, path, patience) as connection:
             yield connection
         return
     part = path.with_name(f"{path.name}{atomic.PART}")
@@ -54,7 +55,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
         try:
-            with _transaction(part, path) as connection:
+            with _transaction(part, path, patience) as connection:
                 _create(connection)
                 yield connection
             part.replace(path)
@@ -65,9 +66,9 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _transaction(path: Path, shown: Path) -> Iterator[sqlite3.Connection]:
+def _transaction(path: Path, shown: Path, patience: float) -> Iterator[sqlite3.Connection]:
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path, patience, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from harness.gate.baseline import Baseline
-    from harness.gate.samples import Key, Sample
+    from harness.gate.samples import Sample
+    from harness.manifest import Asked
 
 ALPHA: Final = 0.01  # how often a comparison of all cells may flag anything where nothing changed
 EFFECT: Final = 1.1  # times by which errors must have grown: less is no reason to hold a release
@@ -46,7 +47,8 @@ class Drift:
 
     ``pairs`` counts cases that both sides have, 0 where they are not paired; ``moved`` those whose
     errors differ. ``ratio`` is the median growth of what moved. ``p`` is the probability of so much
-    growth by chance, ``corrected`` the same for all rows at once. ``points`` are errors before and
+    growth by chance, ``corrected`` the same for all rows at once. ``dtypes`` are those that the row
+    is of, where its ``dtype`` is ``all``. ``points`` are errors before and
     after, of the pairs. A benchmark's row (`harness.gate.slowdown`) has ratios for errors.
     """
 
@@ -66,6 +68,7 @@ class Drift:
     flagged: bool = False
     words: str = ""
     points: tuple[tuple[float, float], ...] = ()
+    dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,12 @@ class _Row:
     def group(self) -> tuple[str, ...]:
         """Rows that differ in dtype only."""
         drift = self.drift
-        return drift.kernel, drift.arch, drift.layer, drift.check, drift.measure
+        return drift.kernel, drift.arch, drift.layer, _test(drift), drift.measure
+
+
+def _test(drift: Drift) -> str:
+    """A check's name without the dtype that it was asked for."""
+    return drift.check.removesuffix(f"[{drift.dtype}]")
 
 
 def compare(baseline: Baseline, samples: Iterable[Sample]) -> tuple[Drift, ...]:
@@ -127,7 +135,7 @@ def _rows(before: Sample | None, after: Sample | None, measure: str) -> Iterator
     yield _Row(drift, signed_rank(growths), growths, since)
 
 
-def _blank(key: Key, measure: str, before: Errors | None, after: Errors | None) -> Drift:
+def _blank(key: Asked, measure: str, before: Errors | None, after: Errors | None) -> Drift:
     return Drift(**key._asdict(), measure=measure, before=before, after=after)
 
 
@@ -184,7 +192,9 @@ def _pool(rows: Sequence[_Row]) -> _Row:
     growths = tuple(growth for row in rows for growth in row.growths)
     drift = replace(
         rows[0].drift,
+        check=_test(rows[0].drift),
         dtype=ALL,
+        dtypes=tuple(row.drift.dtype for row in rows),
         before=errors_in(old for old, _ in points),
         after=errors_in(new for _, new in points),
         pairs=len(points),

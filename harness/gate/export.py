@@ -45,8 +45,9 @@ def _to_json(release: Baseline, path: Path) -> None:
     atomic.write_text(path, json.dumps(fields, indent=1, allow_nan=False) + "\n")
 
 
-def _to_parquet(release: Baseline, path: Path, load: Callable[[], Any] | None = None) -> None:
-    arrow = (load or _pyarrow)()
+def to_parquet(release: Baseline, path: Path, load: Callable[[], Any] | None = None) -> None:
+    """Write the tables of a release; ``load`` imports pyarrow, or raises ImportError."""
+    arrow = _pyarrow(load or _import)
     text, number = arrow.string(), arrow.float64()
     words, errors = arrow.map_(text, text), arrow.map_(text, number)
     kinds = {"seed": arrow.int64(), "cases": arrow.int64(), "versions": words, "device": words}
@@ -94,10 +95,14 @@ def _of_map(value: object) -> object:
     return list(value.items()) if isinstance(value, dict) else value
 
 
-def _pyarrow() -> Any:  # noqa: ANN401 - as above
+def _import() -> Any:  # noqa: ANN401 - as above
+    importlib.import_module("pyarrow.parquet")
+    return importlib.import_module("pyarrow")
+
+
+def _pyarrow(load: Callable[[], Any]) -> Any:  # noqa: ANN401 - as above
     try:
-        importlib.import_module("pyarrow.parquet")
-        return importlib.import_module("pyarrow")
+        return load()
     except ImportError as error:
         msg = (
             f"Parquet needs pyarrow, which cannot be imported ({error}); "
@@ -108,5 +113,5 @@ def _pyarrow() -> Any:  # noqa: ANN401 - as above
 
 FORMATS: Final[Mapping[str, Callable[[Baseline, Path], None]]] = {
     ".json": _to_json,
-    ".parquet": _to_parquet,
+    ".parquet": to_parquet,
 }

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA: Final = 1
-SIGMAS: Final = 3.0
-# What the rounds of one run cannot show: clocks, temperature, placement of another run. Medians of
-# the same ratio in two runs of one machine differed by up to a twentieth.
+SIGMAS: Final = 4.0  # standard errors that two runs of one version may differ by
+# What the rounds of one run cannot show: clocks, temperature, where another run's memory lies.
 LEAST: Final = 0.05
 _OF_NORMAL: Final = 1.4826  # standard deviations in a median absolute deviation
+_OF_MEDIAN: Final = 1.2533  # standard error of a median in units of that of a mean
 FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "name": str,
     "ratio": (int, float),
     "unit": str,
     "spread": (int, float),
+    "better": str,
+    "device": str,
 }
 
 
@@ -34,8 +36,9 @@ class InvalidRatios(ValueError):
 class Ratio:
     """A figure of a benchmark, measured against something else in the same run.
 
-    ``name`` is subject/what. ``spread`` is the relative standard deviation of one round's ratio;
-    ``better`` is ``higher`` or ``lower``.
+    ``name`` is subject/what. ``spread`` is the median's relative standard error; ``better`` is
+    ``higher`` or ``lower``; ``device`` is what it was measured on, a GPU or a CPU; ``environment``
+    the versions of what took part.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Ratio:
     unit: str = "x"
     spread: float = 0.0
     better: str = "higher"
+    device: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,11 +71,14 @@ class Ratio:
         return math.exp(max(LEAST, SIGMAS * math.hypot(self.spread, now.spread)))
 
 
-def of_rounds(name: str, rounds: Sequence[float], *, better: str = "higher") -> Ratio:
-    """The median ratio of rounds that were measured in turns, and their spread about it."""
+def of_rounds(
+    name: str, rounds: Sequence[float], *, better: str = "higher", device: str = ""
+) -> Ratio:
+    """The median ratio of rounds that were measured in turns, and how sure it is."""
     middle = statistics.median(rounds)
     deviation = statistics.median(abs(one - middle) for one in rounds)
-    return Ratio(name=name, ratio=middle, spread=_OF_NORMAL * deviation / middle, better=better)
+    spread = _OF_MEDIAN * _OF_NORMAL * deviation / middle / math.sqrt(len(rounds))
+    return Ratio(name=name, ratio=middle, spread=spread, better=better, device=device)
 
 
 def to_json(ratios: Iterable[Ratio], environment: Mapping[str, str]) -> str:
@@ -83,6 +90,7 @@ def to_json(ratios: Iterable[Ratio], environment: Mapping[str, str]) -> str:
             "unit": one.unit,
             "spread": one.spread,
             "better": one.better,
+            "device": one.device,
         }
         for one in ratios
     ]
@@ -95,9 +103,18 @@ def read(path: Path) -> tuple[Ratio, ...]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return _ratios(fields)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         msg = f"{path}: {error}; `python -m suites.bench --json {path}` makes it again"
         raise InvalidRatios(msg) from error
+
+
+def _check(row: object) -> None:
+    if not isinstance(row, dict):
+        msg = f"{row!r} is no ratio; docs/drift.md has the fields"
+        raise InvalidRatios(msg)
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(row.get(name), kind)]:
+        msg = f"{wrong[0]}={row.get(wrong[0])!r} of a ratio is not what docs/drift.md says"
+        raise InvalidRatios(msg)
 
 
 def _ratios(fields: object) -> tuple[Ratio, ...]:
@@ -106,9 +123,7 @@ def _ratios(fields: object) -> tuple[Ratio, ...]:
         msg = f"schema={found!r}, this version reads ratios of schema {SCHEMA}"
         raise InvalidRatios(msg)
     for row in fields["ratios"]:
-        if wrong := [name for name, kind in FIELDS.items() if not isinstance(row.get(name), kind)]:
-            msg = f"{wrong[0]}={row.get(wrong[0])!r} of a ratio is not what docs/drift.md says"
-            raise InvalidRatios(msg)
+        _check(row)
     found = tuple(Ratio(**row, environment=fields["environment"]) for row in fields["ratios"])
     names = [one.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from harness.case_errors import RMS, WORST, InvalidErrors, errors_of, key_of
+from harness.cells import Verdict
+from harness.manifest import Asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from harness.record import Record
 
 MEASURES: Final = {WORST: "of the budget", RMS: "ulp"}  # with their units
-
-
-class Key(NamedTuple):
-    """What is compared with what: one check of one cell in one dtype."""
-
-    kernel: str
-    arch: str
-    layer: str
-    check: str
-    dtype: str
-
-    def __str__(self) -> str:
-        return "-".join(part for part in (self.kernel, self.arch, self.layer, self.dtype) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +24,7 @@ class Sample:
     ``cases`` counts what the check generated, ``case`` is the id of the worst or failing one.
     """
 
-    key: Key
+    key: Asked
     verdict: str
     evidence: str = ""
     seed: int = 0
@@ -58,14 +47,19 @@ class Sample:
         return self.case if key_of(self.case) == key else key
 
 
+def words_of(key: Asked) -> str:
+    """A check of a cell in one line."""
+    return f"{key.kernel}-{key.arch}-{key.layer}, {key.check}"
+
+
 def sample_of(record: Record) -> Sample:
     """What a comparison needs of a record; raises InvalidErrors naming its check."""
-    key = Key(record.kernel, record.arch, record.layer, record.check, record.dtype)
+    key = Asked(record.kernel, record.arch, record.layer, record.check, record.dtype)
     cases = record.figures.get("cases", 0)
     try:
         worst, rms = (errors_of(record.figures, measure) for measure in (WORST, RMS))
     except InvalidErrors as error:
-        msg = f"{key}: {error}; see docs/records.md"
+        msg = f"{words_of(key)}: {error}; see docs/records.md"
         raise InvalidErrors(msg) from error
     return Sample(
         key=key,
@@ -82,6 +76,17 @@ def sample_of(record: Record) -> Sample:
     )
 
 
-def samples_of(records: Iterable[Record]) -> Iterator[Sample]:
-    """What comparisons need of records; what was skipped says nothing and is left out."""
-    return (sample_of(record) for record in records if record.verdict != "skipped")
+def samples_of(records: Iterable[Record]) -> tuple[Sample, ...]:
+    """What comparisons need of records, one of a check: of several the first that failed, or ran.
+
+    What was skipped says nothing and is left out.
+    """
+    found: dict[Asked, Sample] = {}
+    for record in records:
+        if record.verdict == Verdict.SKIPPED:
+            continue
+        sample = sample_of(record)
+        first = found.setdefault(sample.key, sample)
+        if sample.verdict == Verdict.FAILED != first.verdict:
+            found[sample.key] = sample
+    return tuple(found.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from harness.gate.drift import Drift, Errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from harness.gate.ratios import Ratio
 
@@ -19,7 +19,7 @@ def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio]) -> tuple[Dri
     """A row for each ratio that either side has; flagged where it is worse beyond its noise.
 
     None where ``after`` is empty: a gate without a benchmark's file asks nothing of it. Ratios of
-    another GPU or CPU are shown, and not held against each other.
+    unlike GPUs or CPUs are shown, and not held against each other.
     """
     old, new = ({ratio.name: ratio for ratio in side} for side in (before, after))
     names = dict.fromkeys([*new, *old]) if new else ()
@@ -31,7 +31,7 @@ def _of_ratio(name: str, before: Ratio | None, after: Ratio | None) -> Drift:
     known = after or before
     drift = Drift(
         kernel=subject,
-        arch=known.environment.get("arch", "") if known else "",
+        arch=known.device if known else "",
         layer=BENCH,
         check=what,
         dtype="",
@@ -43,7 +43,11 @@ def _of_ratio(name: str, before: Ratio | None, after: Ratio | None) -> Drift:
         which = "the baseline" if before is None else "this run"
         return replace(drift, words=f"{which} has no such ratio")
     worse, tolerance = before.worsened(after), before.tolerance(after)
-    unlike = _unlike(before.environment, after.environment)
+    unlike = (
+        f"; not held against it: {before.device!r} then, {after.device!r} now"
+        if before.device != after.device
+        else ""
+    )
     flagged = worse > tolerance and not unlike
     said = "better" if worse < 1 else "worse"
     words = (
@@ -57,12 +61,3 @@ def _of_ratio(name: str, before: Ratio | None, after: Ratio | None) -> Drift:
 
 def _point(ratio: Ratio | None) -> Errors | None:
     return None if ratio is None else Errors(1, ratio.ratio, ratio.ratio)
-
-
-def _unlike(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Why two ratios are of unlike machines, in words; empty if they are alike."""
-    for name in ("device", "cpu"):
-        if before.get(name) != after.get(name):
-            pair = f"{before.get(name)!r}, {after.get(name)!r}"
-            return f"; not held against it: of another {name} ({pair})"
-    return ""

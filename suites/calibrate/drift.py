@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 from harness.case_errors import rounded
 from harness.gate.baseline import Baseline
 from harness.gate.drift import compare
-from harness.gate.samples import Key, Sample
+from harness.gate.samples import Sample
+from harness.manifest import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ class World:
     def releases(self, chance: random.Random) -> tuple[Baseline, tuple[Sample, ...]]:
         """A baseline and what comes after it."""
         keys = [
-            Key(f"kernel{number}", "sm90", "numeric", "matches", dtype)
+            Asked(f"kernel{number}", "sm90", "numeric", "matches", dtype)
             for number in range(self.kernels)
             for dtype in DTYPES
         ]
@@ -49,7 +50,7 @@ class World:
         before = tuple(old for old, _ in both)
         return Baseline(name="before", kept="", samples=before), tuple(new for _, new in both)
 
-    def _pair(self, key: Key, chance: random.Random) -> tuple[Sample, Sample]:
+    def _pair(self, key: Asked, chance: random.Random) -> tuple[Sample, Sample]:
         sizes = list(self._sizes(chance))
         others = sizes if self.paired else list(self._sizes(chance))
         growth = self.growth if key.kernel == WORSENED else 1.0

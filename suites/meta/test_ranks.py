@@ -56,13 +56,13 @@ def test_the_signed_rank_test_agrees_with_the_printed_table(critical: int, level
 
 
 @pytest.mark.parametrize("below", [250, 500, 700, 915, 1200])
-def test_beyond_the_exact_the_normal_is_close(below: int) -> None:
+def test_beyond_the_exact_the_normal_is_close_and_on_the_safe_side(below: int) -> None:
     count, ways = EXACT + 10, Counter({0: 1})
     for rank in range(1, count + 1):
         ways = Counter(ways) + Counter({total + rank: n for total, n in ways.items()})
     exact = sum(n for total, n in ways.items() if total <= below) / 2**count
     found = signed_rank(below_zero(below, count)).p
-    assert found == pytest.approx(exact, rel=0.02 if exact > 1e-3 else 0.5)
+    assert 0.98 * exact <= found <= (1.05 if exact > 1e-3 else 10) * exact
 
 
 def test_the_normal_is_on_the_safe_side_where_it_counts() -> None:
