@@ -35,6 +35,7 @@ WAYS_OUT: Final[Mapping[Hole, str]] = {
     Hole.OTHER_BACKEND: "a fallback ran: find out why the kernel did not",
     Hole.WEAK_EVIDENCE: "run it on its arch, or ask for less evidence in the contract",
     Hole.EXPIRED: "repair it, or renew the exception and its reference",
+    Hole.DRIFT: "find what made it worse; a change that is wanted needs a new baseline",
     Hole.UNEXPECTED_PASS: "take the known failure out of the contract",
     Hole.UNFINISHED: "run it again: the run was killed",
 }
