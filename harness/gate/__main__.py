@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.gate import baseline, contract, drift, evidence, ratios
 from harness.gate.judge import judge
-from harness.gate.reports import folder, terminal
+from harness.gate.reports import terminal
 from harness.gate.samples import samples_of
 from harness.gate.slowdown import compare_ratios
 
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             judgement = judge(wanted, merged, options.arch, kernels=options.kernel, drifts=drifts)
             summary = terminal.render(judgement, merged, drifts)
             if options.report:
+                from harness.gate.reports import folder
+
                 folder.write(options.report, judgement, merged, drifts)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"cannot judge: {error}\n")

@@ -111,9 +111,13 @@ def test_the_same_cause_is_told_once_with_all_its_places() -> None:
     away = [
         record("a.triton", "sm100", layer, outcome="unavailable") for layer in ("e2e", "module")
     ]
-    findings = [finding(each, Status.RED, Hole.SKIPPED, "not here") for each in away]
+    words = (
+        f"{each.check}: not here{more}"
+        for each, more in zip(away, ("; 4 skipped more", ""), strict=True)
+    )
+    findings = [finding(e, Status.RED, Hole.SKIPPED, w) for e, w in zip(away, words, strict=True)]
     (group,) = red.groups(Judgement(tuple(findings)))
-    assert len(group.findings) == 2
+    assert (group.cause, len(group.findings)) == ("not here", 2)
     assert red.places(group.findings, 1) == "a.triton on sm100, e2e, float16; and 1 more"
 
 
@@ -393,7 +397,7 @@ def test_a_picture_is_taken_in_if_it_is_one(tmp_path: Path) -> None:
 
 
 def test_a_large_page_stays_small_and_says_what_is_not_in_it() -> None:
-    page = html.render(*large(40_000))
+    page = html.render(*large(16_000, red=20))
     assert len(page) < 6_000_000
     assert re.search(r"Left out to keep the page small: what is behind [\d,]+ cells", page)
     parsed = Parsed(page)

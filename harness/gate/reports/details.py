@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.cells import Verdict
-from harness.gate.holes import Status
+from harness.gate.holes import FAILURES, Status
 from harness.gate.reports import red
 from harness.gate.reports.text import clean, count, line, shortened
 
@@ -69,6 +69,7 @@ class Details:
         size = len(json.dumps(made))
         if not made or size > self.room:
             self.left += 1
+            self.room = 0  # what is less grave must not take the place of what is left out
             return
         self.room -= size
         self.cells[clean(cell.key)] = made
@@ -87,7 +88,8 @@ class Details:
     def _finding(self, found: Finding, cell: Shown) -> dict[str, object]:
         """What the gate says; what a failed check says itself is not said twice."""
         is_red = found.status is Status.RED
-        told = any(record.message == found.words for record in cell.records)
+        failed = any(record.verdict == Verdict.FAILED for record in cell.records)
+        told = failed and found.hole in FAILURES
         return _kept(
             status=str(found.status),
             hole=line((found.hole or "").replace("_", " ")),

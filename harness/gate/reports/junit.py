@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape as escaped
 from xml.sax.saxutils import quoteattr
 
 from harness.cells import Outcome, Verdict
-from harness.gate.holes import Hole, Status
+from harness.gate.holes import FAILURES, Hole, Status
 from harness.gate.reports import matrix, red
 from harness.gate.reports.text import clean, line, shortened
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from harness.record import Record
 
 _MESSAGE: Final = 4_000  # characters of one failure
-_OF_RECORDS: Final = frozenset({Hole.FAILED, Hole.CRASHED, Hole.HUNG})
 
 
 def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> str:
@@ -44,7 +43,7 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
 
 
 def _is_of_records(finding: Finding) -> bool:
-    return finding.status is Status.RED and finding.hole in _OF_RECORDS
+    return finding.status is Status.RED and finding.hole in FAILURES
 
 
 def _cell(found: Finding | Record | Drift) -> tuple[str, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from harness.gate.reports import drifts, matrix, red, verdict
@@ -29,7 +30,8 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
     """The whole comment, of fewer than ``LIMIT`` characters."""
     rows = matrix.rows(judgement, merged)
     head = f"## {escaped(verdict.headline(judgement))}\n\n"
-    facts = f"{verdict.totals(rows)}.\n{verdict.checked(merged)}.\n\n"
+    totals = verdict.totals(cell for row in rows for cell in row.cells.values())
+    facts = f"{totals}.\n{verdict.checked(merged)}.\n\n"
     rest = "".join((*_drifts(changes), *_notes(judgement.notes)))
     table = "".join(_table(rows))
     # What is red gets all the room that the rest leaves.
@@ -39,7 +41,12 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
 
 def escaped(words: object, limit: int = 300) -> str:
     """Text as Markdown that shows it as it is, in one line."""
-    return _SPECIAL.sub(r"\\\1", line(words, limit)).replace("\\@", "@\u200b").replace("\\:", ":")
+    return _escaped(line(words, limit))
+
+
+@lru_cache(4096)
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", text).replace("\\@", "@\u200b").replace("\\:", ":")
 
 
 def code(words: object, limit: int = 500) -> str:
@@ -96,7 +103,7 @@ def _red(judgement: Judgement, commands: red.Commands, room: int) -> Iterator[st
 def _item(group: red.Group, commands: red.Commands) -> str:
     name = matrix.words_of(group.hole or "red")
     words = [f"- **{name}**: {escaped(red.places(group.findings, _PLACES), 1_500)}\n"]
-    words.append(f"  {escaped(group.cause, _WORDS)}\n" if group.words else "")
+    words.append(f"  {escaped(group.cause, _WORDS)}\n" if group.cause else "")
     words.append(f"  Reference: {line(group.reference)}\n" if group.reference else "")
     if command := commands.of(group.findings[0]):
         words.append(f"  {code(command)}\n")

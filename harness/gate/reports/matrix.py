@@ -103,22 +103,30 @@ class Row(NamedTuple):
 
 def rows(judgement: Judgement, merged: Merged) -> list[Row]:
     """The matrix: kernels in the order in which they were met, archs and layers in theirs."""
-    cells: dict[Key, Shown] = {}
+    return _rows(cells(judgement, merged))
+
+
+def cells(judgement: Judgement, merged: Merged) -> dict[tuple[str, str, str], Shown]:
+    """Every cell that anything is known of, by kernel, arch and layer."""
+    found: dict[tuple[str, str, str], Shown] = {}
     for finding in judgement.findings:
-        if not finding.kernel:  # of a whole run
-            continue
-        key = Key(finding.kernel, finding.arch, finding.layer)
-        cells.setdefault(key, Shown(key)).findings.append(finding)
+        if finding.kernel:  # else it is of a whole run
+            place = finding.kernel, finding.arch, finding.layer
+            if (cell := found.get(place)) is None:
+                cell = found[place] = Shown(Key(*place))
+            cell.findings.append(finding)
     for record in merged.records:
-        key = Key(record.kernel, record.arch, record.layer)
-        cells.setdefault(key, Shown(key)).records.append(record)
-    return _rows(cells)
+        place = record.kernel, record.arch, record.layer
+        if (cell := found.get(place)) is None:
+            cell = found[place] = Shown(Key(*place))
+        cell.records.append(record)
+    return found
 
 
-def _rows(cells: Mapping[Key, Shown]) -> list[Row]:
+def _rows(found: Mapping[tuple[str, str, str], Shown]) -> list[Row]:
     lines: dict[tuple[str, str], dict[str, Shown]] = defaultdict(dict)
-    for key, cell in cells.items():
-        lines[key.kernel, key.arch][key.layer] = cell
+    for (kernel, arch, layer), cell in found.items():
+        lines[kernel, arch][layer] = cell
     places = {kernel: place for place, kernel in enumerate(dict.fromkeys(k for k, _ in lines))}
     ordered = sorted(lines, key=lambda line: (places[line[0]], _place(line[1], _ARCHS)))
     return [Row(*line, lines[line]) for line in ordered]
@@ -139,7 +147,7 @@ def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
-def totals(lines: Iterable[Row]) -> dict[Status, int]:
+def totals(found: Iterable[Shown]) -> dict[Status, int]:
     """How many cells have each status, the worst first."""
-    counts = Counter(cell.status for line in lines for cell in line.cells.values())
+    counts = Counter(cell.status for cell in found)
     return {status: counts[status] for status in _WORST}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from harness.record import Record
 
 _PRINTED: Final = "  reproduce  "  # the line of a failure's report
+# The check that a cause is told of first, and how many more of the cell's have the same.
+_OF_CHECK: Final = re.compile(r"^test_\w+(?:\[[^\]]*\])?: |; \d+ \w+ more$")
 _BESIDE: Final = ("  case  ", "  reproduce  ", "  picture  ")
 
 WAYS_OUT: Final[Mapping[Hole, str]] = {
@@ -43,17 +46,11 @@ WAYS_OUT: Final[Mapping[Hole, str]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Findings of one hole that have the same words."""
+    """Findings of one hole that have the same cause; where there are several, not each check's."""
 
     hole: Hole | None
-    words: str
+    cause: str
     findings: tuple[Finding, ...]
-
-    @property
-    def cause(self) -> str:
-        """Its words without what the reports show beside them: the case, the command, a picture."""
-        lines = self.words.splitlines()
-        return "\n".join(each for each in lines if not each.startswith(_BESIDE))
 
     @property
     def way_out(self) -> str:
@@ -67,14 +64,21 @@ class Group:
 
 
 def groups(judgement: Judgement) -> list[Group]:
-    """All red findings: holes in the order of their declaration, the same words told once."""
+    """All red findings: holes in the order of their declaration, the same cause told once."""
     found: dict[tuple[Hole | None, str], list[Finding]] = defaultdict(list)
     for finding in judgement.findings:
         if finding.status is Status.RED:
-            found[finding.hole, finding.words].append(finding)
+            found[finding.hole, _OF_CHECK.sub("", finding.words)].append(finding)
     order = [*Hole, None]
     ordered = sorted(found, key=lambda each: order.index(each[0]))
-    return [Group(hole, words, tuple(found[hole, words])) for hole, words in ordered]
+    return [_group(each[0], each[1], found[each]) for each in ordered]
+
+
+def _group(hole: Hole | None, cause: str, findings: Sequence[Finding]) -> Group:
+    """Without what the reports show beside it: the case, the command, a picture."""
+    lines = (cause if len(findings) > 1 else findings[0].words).splitlines()
+    kept = "\n".join(each for each in lines if not each.startswith(_BESIDE))
+    return Group(hole, kept, tuple(findings))
 
 
 def by_hole(found: Iterable[Group]) -> dict[Hole | None, list[Group]]:

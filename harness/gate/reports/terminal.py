@@ -22,10 +22,10 @@ _NOTES: Final = 20
 
 def render(judgement: Judgement, merged: Merged, drifts: Sequence[Drift]) -> str:
     """The whole summary; ends with a newline."""
-    rows = matrix.rows(judgement, merged)
+    cells = matrix.cells(judgement, merged).values()
     lines = [
         verdict.headline(judgement),
-        f"  {verdict.totals(rows)}",
+        f"  {verdict.totals(cells)}",
         f"  {verdict.checked(merged)}",
     ]
     lines += _red(judgement, red.Commands(merged))

@@ -24,9 +24,9 @@ def headline(judgement: Judgement) -> str:
     return f"RED: {count(red, 'finding')} against {archs}"
 
 
-def totals(lines: Iterable[matrix.Row]) -> str:
+def totals(cells: Iterable[matrix.Shown]) -> str:
     """``340 cells: ✗ 3 red, ! 1 excused, ✓ 300 green, ○ 36 retained``."""
-    found = matrix.totals(lines)
+    found = matrix.totals(cells)
     words = ", ".join(f"{matrix.GLYPHS[status]} {n:,} {status}" for status, n in found.items())
     return f"{count(sum(found.values()), 'cell')}: {words}"
 
