@@ -92,7 +92,7 @@ def by_hole(found: Iterable[Group]) -> dict[Hole | None, list[Group]]:
 def place(finding: Finding) -> str:
     """``rms_norm.triton on sm90, numeric, bfloat16``."""
     if not finding.kernel:
-        return "a whole run"
+        return f"all of {line(finding.arch)}" if finding.arch else "a whole run"
     dtype = f", {finding.dtype}" if finding.dtype else ""
     return line(f"{finding.kernel} on {finding.arch}, {finding.layer}{dtype}")
 
