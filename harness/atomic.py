@@ -12,7 +12,12 @@ PART: Final = ".part"  # what a name ends in while it is written
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` in UTF-8 to ``path``, all or nothing, making its folder if need be.
+    """Write ``text`` in UTF-8 to ``path``, as ``write_bytes`` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, all or nothing, making its folder if need be.
 
     A process that is killed meanwhile leaves ``path`` as it was, and perhaps a file ``.part``
     beside it. Raises OSError, saying which folder cannot be written to and what to do.
@@ -20,8 +25,8 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

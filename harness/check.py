@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness import device as devices
 from harness import registry
 from harness.case import DEFAULT, Case, parse
+from harness.case_errors import RMS, WORST, key_of, rounded
 from harness.cells import Cell, Evidence, Outcome
 from harness.exhaustion import is_exhaustion
 from harness.fairness import mostly_unfair, without_unfair
@@ -108,6 +109,7 @@ class Check:
     figures: dict[str, object] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     unfair: Counter[str] = field(default_factory=Counter)  # cases by family
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)  # by measure and case's key
     worst: float = 0.0  # error of the worst element so far in units of its budget
     case: str = ""
     launched: set[str] = field(default_factory=set)  # identities of the kernels that were seen
@@ -187,9 +189,11 @@ class Check:
 
         cell, dtype = self.cell, self._dtype()
         usual = strategies.DEVICE if cell.needs_device else strategies.EMULATED
+        # Not the kernel's name: kernels of one op meet the same cases, and share their truths. Nor
+        # which GPU it is: what an arch gets right and another one wrong shows case by case.
+        place = Evidence.DEVICE if cell.needs_device else cell.arch
         scope = self._within_room(scope, scope.limits or usual)
-        # Not the kernel's name: kernels of one op meet the same cases, and share their truths.
-        seed = f"{self.settings.seed}/{self.op.name}/{cell.arch}/{cell.layer}/{dtype}/{index}"
+        seed = f"{self.settings.seed}/{self.op.name}/{place}/{cell.layer}/{dtype}/{index}"
         explore(
             strategies.cases(
                 self.op, self.kernel, dtype=dtype, config=config, limits=scope.limits or usual
@@ -235,12 +239,30 @@ class Check:
         self._note_fairness(case, judgement)
         if judgement.unfair:
             return
+        self._note_errors(case, judgement)
         if judgement.worst >= self.worst:
             self.worst, self.case = judgement.worst, id_of(case, kind)
             if judgement.comparisons:
                 self.figures["worst_in_budget"] = min(self.worst, 1e300)  # JSON has no infinity
         if judgement.problems:
-            self.fail(judgement.problems, id_of(case, kind), outcome=judgement.outcome)
+            compared = any(c.violations for c in judgement.comparisons.values())
+            self.fail(
+                judgement.problems, id_of(case, kind), outcome=judgement.outcome, compared=compared
+            )
+
+    def _note_errors(self, case: Case, judgement: Judgement) -> None:
+        """Keep the errors of a compared case; of cases that share a key, the larger ones."""
+        if not judgement.comparisons:
+            return
+        rms = max(compared.rms for compared in judgement.comparisons.values())
+        self._note_error(WORST, case, judgement.worst)
+        if rms > 0:
+            self._note_error(RMS, case, rms)
+
+    def _note_error(self, figure: str, case: Case, error: float) -> None:
+        errors, key = self.errors.setdefault(figure, {}), key_of(case.id)
+        errors[key] = max(rounded(error), errors.get(key, 0.0))
+        self.figures[figure] = errors
 
     def _note_fairness(self, case: Case, judgement: Judgement) -> None:
         """Count unfair cases; families of which too many are unfair are named in the figures."""
@@ -328,11 +350,21 @@ class Check:
         return words
 
     def fail(
-        self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG
+        self,
+        problems: Sequence[str],
+        case_id: str = "",
+        *,
+        outcome: Outcome = Outcome.WRONG,
+        compared: bool = False,
     ) -> None:
-        """Fail the check; raises ParityFailure with the whole report."""
+        """Fail the check; raises ParityFailure with the whole report.
+
+        ``compared`` says that elements of an output are wrong, so that there are places to show.
+        """
         self.case = case_id
-        raise self.failure(problems, case_id, outcome=outcome)
+        failure = self.failure(problems, case_id, outcome=outcome)
+        failure.compared = compared
+        raise failure
 
     def failure(
         self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG

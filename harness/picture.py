@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from harness import error_map
 from harness.case import parse
 from harness.compare_elements import judged
 from harness.execute import execute
@@ -20,6 +21,7 @@ from harness.reference import evaluate
 from harness.tally import Operands, as_matrix
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -32,41 +34,54 @@ _TILES: Final = 512  # along each axis: more than the picture has pixels for wou
 _BAND: Final = 1 << 22  # elements looked at together: bounds the memory
 
 
-def attach(check: Check, failure: ParityFailure, folder: Path) -> None:
-    """Write the picture of a failure into ``folder``, and its path into the failure's report."""
-    path = folder / f"{check.cell}-{check.dtype}.png"
+def attach(check: Check, failure: ParityFailure, folder: Path | None) -> None:
+    """Put where the errors of a failed comparison lie into the figures; draw them into ``folder``.
+
+    The case is run once more. The failure's report has the path of the picture, or why there is
+    none.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not of_failure(check, failure.case, path):
-            return
+        _attach(check, failure, folder)
     except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
         failure.picture = f"none: {type(error).__name__}: {error}"
-        return
-    failure.picture = check.figures["picture"] = str(path)
 
 
-def of_failure(check: Check, case_id: str, path: Path) -> bool:
-    """Run the case of a failure once more and write the picture of each output that is wrong.
+def _attach(check: Check, failure: ParityFailure, folder: Path | None) -> None:
+    panels = of_failure(check, failure.case)
+    if panels:
+        check.figures["error_map"] = [error_map.of_panel(panel) for panel in panels]
+    if panels and folder is not None:
+        path = folder / f"{check.cell}-{check.dtype}.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(check, failure.case, panels, path)
+        failure.picture = check.figures["picture"] = str(path)
 
-    Returns whether there was one: a kernel that raises, or an output of another shape, has none.
+
+def of_failure(check: Check, case_id: str) -> list[Panel]:
+    """Run the case of a failure once more: the errors of each output that is wrong.
+
+    There is none where a kernel raises, or returns an output of another shape.
     """
     op, case = check.op, parse(case_id)
     call, observation = execute(op, check.kernel, case, check.device)
     if observation.error is not None:
-        return False
+        return []
     panels = []
     for name, truth in evaluate(op, check.kernel, case, call.tensors).items():
         actual = observation.outputs[name]
         comparison = compare_with(actual, truth)
         if comparison.violations:
             panels.append(panel(name, actual, truth, comparison.where))
-    if panels:
-        from harness import drawing
+    return panels
 
-        cell = check.cell
-        title = f"{cell.kernel} on {cell.arch}, {cell.layer}, {case.dtype}"
-        drawing.write(path, title, case_id, panels)
-    return bool(panels)
+
+def draw(check: Check, case_id: str, panels: Sequence[Panel], path: Path) -> None:
+    """Write one PNG of all panels."""
+    from harness import drawing
+
+    cell = check.cell
+    title = f"{cell.kernel} on {cell.arch}, {cell.layer}, {parse(case_id).dtype}"
+    drawing.write(path, title, case_id, panels)
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,7 @@ def panel(name: str, actual: Tensor, truth: Truth, where: str) -> Panel:
         band = slice(start, start + step)
         near = None if ties is None else ties[band]
         units = _errors(truth, left[band], right[band], scale[band], near)
-        parts.append(_tile_maxima(units, tile).cpu())
+        parts.append(tile_maxima(units, tile).cpu())
     return Panel(name, shape, torch.cat(parts), tile, truth.budget is None, where)
 
 
@@ -127,7 +142,8 @@ def _errors(
     return torch.where(same, 0.0, size.nan_to_num(torch.inf))
 
 
-def _tile_maxima(units: Tensor, tile: tuple[int, int]) -> Tensor:
+def tile_maxima(units: Tensor, tile: tuple[int, int]) -> Tensor:
+    """The largest value of each tile of a matrix; tiles at its ends may be smaller."""
     short = [-length % block for length, block in zip(units.shape, tile, strict=True)]
     padded = torch.nn.functional.pad(units, (0, short[1], 0, short[0]))
     maxima: Tensor = padded.unflatten(1, (-1, tile[1])).unflatten(0, (-1, tile[0])).amax((1, 3))

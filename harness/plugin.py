@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from harness import distribution
+from harness import browser, distribution
 from harness.cells import Layer
 from harness.options import (
     Isolate,
@@ -34,13 +34,14 @@ from harness.reporting import (
     Run,
     attach_pending,
     attach_record,
-    draw,
     hand_over,
+    locate,
     outcome_of,
     request_of,
     summarize,
 )
-from harness.selection import Reproduction, Request
+from harness.reproduction import Reproduction
+from harness.selection import Request
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -187,7 +188,9 @@ def _is_ours(item: pytest.Item) -> bool:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs an arch, any GPU or a kernel language that is not here, with the reason."""
+    """Skip what needs an arch, a GPU, a language or a browser that is not here, with the reason."""
+    if item.get_closest_marker("browser") and not browser.executable():
+        pytest.skip(browser.MISSING)
     request, any_gpu = request_of(item), item.get_closest_marker("gpu")
     if not any_gpu and (request is None or not request.cell.needs_device):
         return
@@ -365,7 +368,7 @@ def pytest_runtest_makereport(
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, ParityFailure):
         if not _is_isolated(item):
-            draw(item, request, error)
+            locate(item, request, error)
         if error.case:
             item.stash[CHECK].case = error.case
         report.longrepr = str(error)

@@ -53,14 +53,15 @@ CHECK: Final[pytest.StashKey[Check]] = pytest.StashKey()
 RUN: Final = pytest.StashKey[Run]()
 
 
-def draw(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
-    """With ``--error-images``, put the path of a picture into a failed comparison's report."""
-    folder, check = item.config.option.error_images, item.stash[CHECK]
-    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind or failure.picture:
-        return
-    from harness import picture
+def locate(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
+    """Put where a failed comparison's errors lie into its record; draw them if that is asked for.
 
-    picture.attach(check, failure, folder)
+    With ``--error-images`` the report has the path of a picture.
+    """
+    if request.cell.layer is Layer.NUMERIC and not request.kind and failure.compared:
+        from harness import picture
+
+        picture.attach(item.stash[CHECK], failure, item.config.option.error_images)
 
 
 def request_of(item: pytest.Item) -> Request | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TABLE: Final = "tool.kernel-parity.gate"
 GATING: Final = "gating"
 RETAINED: Final = "retained"
+GATE: Final = "gate"  # what drift may do: turn the gate red, or be reported only
+REPORT: Final = "report"
 _PATTERN: Final = ("kernel", "arch", "layer", "dtype", "check")
 _REASONS: Final = ("because", "reference", "expires")
 _KEYS: Final = {
@@ -76,11 +78,15 @@ class Excuse:
 
 @dataclass(frozen=True)
 class Contract:
-    """Rules in order, exceptions, known failures; what no rule is about gates."""
+    """Rules in order, exceptions, known failures; what no rule is about gates.
+
+    ``drift`` is ``gate`` or ``report``: whether errors that grew since a baseline are red.
+    """
 
     rules: tuple[Rule, ...] = ()
     exceptions: tuple[Excuse, ...] = ()
     known_failures: tuple[Excuse, ...] = ()
+    drift: str = GATE
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -112,6 +118,7 @@ def parse(text: str, *, where: str) -> Contract:
         tuple(map(_rule, entries["rules"])),
         tuple(map(_exception, entries["exceptions"])),
         tuple(map(_known_failure, entries["known-failures"])),
+        _drift(table, where),
     )
 
 
@@ -125,10 +132,20 @@ def _table(found: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         raise InvalidContract(msg)
     table: Mapping[str, Any] = found[name]
     for key in table:
-        if key not in _KEYS:
-            msg = f"{where}: [{TABLE}]: {key!r} is unknown; {nearest(key, _KEYS)}"
+        if key not in {*_KEYS, "drift"}:
+            msg = f"{where}: [{TABLE}]: {key!r} is unknown; {nearest(key, {*_KEYS, 'drift'})}"
             raise InvalidContract(msg)
     return table
+
+
+def _drift(table: Mapping[str, Any], where: str) -> str:
+    value = table.get("drift", GATE)
+    if value not in (GATE, REPORT):
+        msg = (
+            f"{where}: [{TABLE}]: drift={value!r} is unknown; {nearest(str(value), (GATE, REPORT))}"
+        )
+        raise InvalidContract(msg)
+    return str(value)
 
 
 def _list(table: Mapping[str, Any], name: str, where: str) -> list[tuple[int, Mapping[str, Any]]]:

@@ -31,6 +31,7 @@ class Hole(StrEnum):
     WEAK_EVIDENCE = "weak_evidence"
     NO_CASES = "no_cases"
     TOO_FEW_CASES = "too_few_cases"
+    DRIFT = "drift"  # errors or a benchmark's ratio got worse since a baseline
     UNEXPECTED_PASS = "unexpected_pass"  # noqa: S105 - no password
 
 
@@ -42,4 +43,5 @@ EXCEPTIONS: Final = (
     Hole.WEAK_EVIDENCE,
     Hole.NO_CASES,
     Hole.TOO_FEW_CASES,
+    Hole.DRIFT,
 )

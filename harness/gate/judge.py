@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from harness.arch import CPU
 from harness.cells import Evidence, Layer, Verdict
-from harness.gate import clocks
+from harness.gate import clocks, drifted
 from harness.gate.checks import Seen, gravest, launched_nothing, missing, seen
-from harness.gate.contract import nearest
+from harness.gate.contract import REPORT, nearest
 from harness.gate.evidence import CannotJudge
 from harness.gate.holes import FAILURES, Hole, Status
 from harness.gate.policy import Policies, base
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from harness.gate.contract import Contract, Excuse
+    from harness.gate.drift import Drift
     from harness.gate.evidence import Merged, Run
     from harness.gate.policy import Policy
     from harness.record import Record
@@ -74,6 +75,7 @@ def judge(
     *,
     kernels: Sequence[str] = (),
     now: dt.datetime | None = None,
+    drifts: Sequence[Drift] = (),
 ) -> Judgement:
     """Compare; ``archs`` and ``kernels`` (patterns) restrict what is judged, empty ones do not.
 
@@ -86,10 +88,17 @@ def judge(
     wanted = _wanted(merged, archs, kernels)
     cells = _of_cells(gathered, policies, wanted)
     findings = (*_of_runs(merged), *_of_archs(gathered, wanted, archs), *cells)
+    worse = [
+        d for d in drifts if d.flagged and ((d.kernel, d.arch) in wanted or drifted.of_bench(d))
+    ]
+    if contract.drift != REPORT:
+        findings += tuple(_of_drift(drift, policies) for drift in worse)
     if all(each.status is Status.RETAINED for each in cells):
         words = "none of these cells gates; a gate that asks for nothing is not green"
         findings = (Finding("", "", "", "", Status.RED, Hole.UNCOVERED, words), *findings)
     notes = (*(n for run in merged.runs for n in clocks.notes(run, now)), *gathered.notes())
+    if contract.drift == REPORT:
+        notes += tuple(map(drifted.note, worse))
     return Judgement(findings, notes, tuple(archs), tuple(r.manifest.run for r in merged.runs))
 
 
@@ -207,6 +216,12 @@ def _finding(found: list[Seen], gathered: _Gathered, policies: Policies) -> Find
     gating = [each for each in found if each.policy.gating]
     status, hole, words, reference = _of_gating(gating, policies) if gating else _of_retained(found)
     return Finding(kernel, arch, layer, dtype, status, hole, words, reference)
+
+
+def _of_drift(drift: Drift, policies: Policies) -> Finding:
+    status, reference = drifted.status_of(drift, policies)
+    place = (drift.kernel, drift.arch, drift.layer, drift.dtype)
+    return Finding(*place, status, Hole.DRIFT, drifted.said(drift), reference)
 
 
 _Said = tuple[Status, Hole | None, str, str]

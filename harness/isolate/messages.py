@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from harness.cells import Cell, Outcome
     from harness.check import Scope, Settings
     from harness.judge import ParityFailure
-    from harness.selection import Reproduction
+    from harness.reproduction import Reproduction
 
 
 @dataclass(frozen=True)

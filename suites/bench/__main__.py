@@ -1,11 +1,16 @@
-"""Prints what the harness costs: start-up, collection, cases beside bare calls, comparisons."""
+"""Prints what the harness costs: start-up, collection, cases beside bare calls, comparisons.
+
+``--json PATH`` keeps the ratios, for `harness.gate.baseline` and the gate.
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -17,12 +22,14 @@ from harness.emulation import emulate
 from harness.execute import build, execute
 from harness.judge import judge
 from harness.reference import evaluate
-from suites.bench import comparison, gemm, isolation, nvfp4, scaling
+from suites.bench import comparison, gemm, isolation, measured, nvfp4, scaling
+from suites.bench.measured import ratio_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from harness.declare import Kernel, Op
+    from harness.gate.ratios import Ratio
 
 REPEATS: Final = 11
 CPU: Final = torch.device("cpu")
@@ -34,19 +41,19 @@ SIZES: Final = {
 }
 
 
-def seconds(*runs: Callable[[], object]) -> list[float]:
-    """Least seconds of each over the repeats, taken in turns: what disturbs one disturbs all."""
+def rounds(*runs: Callable[[], object]) -> list[list[float]]:
+    """Seconds of each in each repeat, taken in turns: what disturbs one disturbs all."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(REPEATS + 1):
         for run, found in zip(runs, times, strict=True):
             start = time.perf_counter()
             run()
             found.append(time.perf_counter() - start)
-    return [min(found[1:]) for found in times]
+    return [found[1:] for found in times]
 
 
-def overhead(kernel: Kernel, op: Op) -> list[float]:
-    """Seconds of a whole case, of the bare emulated call, and of the reference."""
+def overhead(kernel: Kernel, op: Op) -> list[list[float]]:
+    """Seconds of a whole case, of the bare emulated call, and of the reference, by rounds."""
     case = Case(
         kernel=kernel.name,
         sizes=tuple(SIZES[kernel.name].items()),
@@ -65,7 +72,7 @@ def overhead(kernel: Kernel, op: Op) -> list[float]:
             stack.enter_context(emulate())
             kernel.function(**call.arguments)
 
-    return seconds(whole, bare, lambda: evaluate(op, kernel, case, call.tensors))
+    return rounds(whole, bare, lambda: evaluate(op, kernel, case, call.tensors))
 
 
 def process(*arguments: str) -> Callable[[], object]:
@@ -83,36 +90,55 @@ def _import_milliseconds() -> float:
     return 1000 * float(done.stdout)
 
 
-def main() -> None:
-    """Print one line a figure."""
+def measure() -> Iterator[Ratio]:
+    """Print one line a figure; yields those that are ratios."""
     added = min(_import_milliseconds() for _ in range(REPEATS))
     print(f"start-up: the plugin adds {added:.0f} ms to pytest's import")
-    torch_alone, collected = seconds(
+    torch_alone, collected = rounds(
         process("-c", "import torch, triton, hypothesis"),
         process("-m", "pytest", "-q", "--collect-only", "suites"),
     )
     print(
-        f"collection of everything: {collected:.2f} s, of which importing torch, triton and "
-        f"hypothesis {torch_alone:.2f} s"
+        f"collection of everything: {min(collected):.2f} s, of which importing torch, triton and "
+        f"hypothesis {min(torch_alone):.2f} s"
     )
+    yield ratio_of("collection/imports alone", collected, torch_alone, CPU, better="lower")
     registry.load_all(("references", "kernels"))
-    for kernel in filter(lambda each: each.emulated, registry.kernels()):
-        whole, call, reference = overhead(kernel, registry.op(kernel.op))
-        print(
-            f"{kernel.name}: an emulated case {1000 * whole:.1f} ms ="
-            f" {whole / (call + reference):.2f} x (bare call {1000 * call:.1f} ms +"
-            f" reference {1000 * reference:.1f} ms)"
-        )
+    for kernel in map(registry.kernel, SIZES):
+        yield of_case(kernel)
     isolation.overhead("rms_norm.triton", "cpu")
-    comparison.on_cpu()
+    yield from comparison.on_cpu()
     if archs := devices.present_archs():
         isolation.overhead("rms_norm.triton", archs[0])
         device = devices.first_device(archs[0])
-        comparison.on_cuda(device, comparison.GPU_SIZE, [None])
-        gemm.on_cuda(device)
-        nvfp4.on_cuda(device)
+        yield from comparison.on_cuda(device, comparison.GPU_SIZE, [None])
+        yield from gemm.on_cuda(device)
+        yield from nvfp4.on_cuda(device)
         if devices.twins(device):
             scaling.on_devices(scaling.DEVICES, control=False)
+
+
+def of_case(kernel: Kernel) -> Ratio:
+    """Print what an emulated case costs beside a bare call and the reference; returns the ratio."""
+    found = overhead(kernel, registry.op(kernel.op))
+    whole, call, reference = map(min, found)
+    print(
+        f"{kernel.name}: an emulated case {1000 * whole:.1f} ms ="
+        f" {whole / (call + reference):.2f} x (bare call {1000 * call:.1f} ms +"
+        f" reference {1000 * reference:.1f} ms)"
+    )
+    parts = [sum(both) for both in zip(*found[1:], strict=True)]
+    return ratio_of(f"{kernel.name}/case, call + reference", found[0], parts, CPU, better="lower")
+
+
+def main() -> None:
+    """Measure; with ``--json`` the ratios are kept."""
+    parser = argparse.ArgumentParser(prog="python -m suites.bench", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the ratios to this file")
+    asked = parser.parse_args()
+    ratios = list(measure())
+    if asked.json:
+        measured.write(asked.json, ratios)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from harness.budget import Budget
 from harness.compare import compare
 from harness.device import describe, elapsed, peak_memory
 from harness.tally import Operands
+from suites.bench.measured import ratio_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.compare_device import Tuning
+    from harness.gate.ratios import Ratio
 
 CPU_SIZE: Final = 4096
 GPU_SIZE: Final = 8192
@@ -75,27 +78,26 @@ def pairs(size: int, device: torch.device) -> Iterator[Pair]:
     yield Pair("the same, one element in three an ulp off", off, narrow, None)
 
 
-def on_cpu(size: int = CPU_SIZE) -> None:
-    """Print ratios to ``assert_close`` and what memory is needed beside the tensors."""
+def on_cpu(size: int = CPU_SIZE) -> Iterator[Ratio]:
+    """Print ratios to ``assert_close`` and what memory is needed; yields the ratios."""
     device = torch.device("cpu")
     print(f"comparison on {torch.get_num_threads()} threads of a CPU, {size} x {size}:")
     for pair in pairs(size, device):
-        ours, theirs = _in_turns(pair)
+        found = _in_turns(pair)
+        ours, theirs = map(min, found)
         memory = "unknown" if (extra := _extra(pair)) is None else f"{extra / MIB:.0f} MiB"
         print(
             f"  {pair.name}: {1000 * ours:.1f} ms, {theirs / ours:.1f} x faster than assert_close"
             f" ({1000 * theirs:.1f} ms); extra memory {memory}"
         )
+        yield ratio_of(f"comparison/{pair.name}, assert_close", found[1], found[0], device)
 
 
-def _in_turns(pair: Pair, repeats: int = 5) -> tuple[float, float]:
-    """Least seconds of each, taken in turns: what disturbs one disturbs both."""
-    cpu = torch.device("cpu")
-    times = [
-        (*elapsed(pair.compare, cpu, repeats=1), *elapsed(pair.assert_close, cpu, repeats=1))
-        for _ in range(repeats + 1)
-    ][1:]
-    return min(t[0] for t in times), min(t[1] for t in times)
+def _in_turns(pair: Pair, repeats: int = 5) -> tuple[list[float], list[float]]:
+    """Seconds of each, taken in turns: what disturbs one disturbs both."""
+    cpu, both = torch.device("cpu"), (pair.compare, pair.assert_close)
+    times = [[elapsed(run, cpu, repeats=1)[0] for run in both] for _ in range(repeats + 1)][1:]
+    return [ours for ours, _ in times], [theirs for _, theirs in times]
 
 
 def _extra(pair: Pair) -> int | None:
@@ -115,8 +117,8 @@ def _status(field: str) -> int:
     return 1024 * int(kilobytes)
 
 
-def on_cuda(device: torch.device, size: int, tunings: Sequence[Tuning | None]) -> None:
-    """Print ratios to a copy's bandwidth and to ``assert_close``, and the memory that is needed."""
+def on_cuda(device: torch.device, size: int, tunings: Sequence[Tuning | None]) -> Iterator[Ratio]:
+    """Print ratios to a copy's bandwidth and to ``assert_close``, and the memory; yields them."""
     bandwidth = copy_bandwidth(device)
     name = describe(device)["device"]
     print(f"comparison on {name}, {size} x {size}; a copy moves {bandwidth / 1e12:.2f} TB/s")
@@ -124,18 +126,21 @@ def on_cuda(device: torch.device, size: int, tunings: Sequence[Tuning | None]) -
         floor = pair.bytes_read / bandwidth
         print(f"  {pair.name}: {pair.bytes_read / MIB:.0f} MiB read, {_us(floor)} at that rate")
         for tuning in tunings:
-            _report_pass(pair, tuning, floor)
-        whole, theirs = (
-            statistics.median(elapsed(f, device)) for f in (pair.compare, pair.assert_close)
-        )
+            times = _report_pass(pair, tuning, floor)
+            if tuning is None:
+                of = f"comparison/{pair.name}, a copy's rate"
+                yield ratio_of(of, times, [floor] * len(times), device, better="lower")
+        found = [elapsed(f, device) for f in (pair.compare, pair.assert_close)]
+        whole, theirs = map(statistics.median, found)
         ours, other = (peak_memory(f, device) / MIB for f in (pair.compare, pair.assert_close))
         print(
             f"    compare() with what the host does: {_us(whole)}, {theirs / whole:.1f} x faster"
             f" than assert_close ({_us(theirs)}); extra memory {ours:.2f} MiB against {other:.0f}"
         )
+        yield ratio_of(f"comparison/{pair.name}, assert_close", found[1], found[0], device)
 
 
-def _report_pass(pair: Pair, tuning: Tuning | None, floor: float) -> None:
+def _report_pass(pair: Pair, tuning: Tuning | None, floor: float) -> list[float]:
     from harness import compare_device
 
     operands = Operands(pair.actual, pair.expected, pair.magnitude, None, BUDGET)
@@ -146,6 +151,7 @@ def _report_pass(pair: Pair, tuning: Tuning | None, floor: float) -> None:
         f"    {label}: {_us(taken)} (least {_us(min(times))}), {taken / floor:.2f} x that",
         flush=True,
     )
+    return times
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -181,9 +187,10 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=int, help="of the GPU's kernel")
     asked = parser.parse_args()
     if asked.device == "cpu":
-        on_cpu(asked.size or CPU_SIZE)
+        deque(on_cpu(asked.size or CPU_SIZE), maxlen=0)
         return
-    on_cuda(torch.device(asked.device), asked.size or GPU_SIZE, _tunings(asked))
+    found = on_cuda(torch.device(asked.device), asked.size or GPU_SIZE, _tunings(asked))
+    deque(found, maxlen=0)
 
 
 def _tunings(asked: argparse.Namespace) -> list[Tuning | None]:

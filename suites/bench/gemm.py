@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import statistics
+from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -28,13 +30,16 @@ from kernels.svdq.cuda_policy import (
 from kernels.svdq.cuda_quantize import svdq_quantize_w4a4_act_fuse_lora_cuda
 from kernels.svdq.cuda_sources import source
 from kernels.svdq.domain import GROUP
-from suites.bench.replayed import copies_of, dense, in_turns
+from suites.bench.measured import ratio_of
+from suites.bench.replayed import copies_of, dense, in_turns, rounds
 from suites.bench.start import cold_and_warm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
+
+    from harness.gate.ratios import Ratio
 
 
 SIZES: Final = (
@@ -157,10 +162,11 @@ class Layers:
         ]
 
 
-def measure(made: Layers, device: torch.device, fastest: float) -> None:
-    """Print one size's times, their ratio, and what the policy chose."""
+def measure(made: Layers, device: torch.device, fastest: float) -> Ratio:
+    """Print one size's times, their ratio, and what the policy chose; returns the ratio."""
     m, n, k = made.m, made.n, made.k
-    ours, theirs = in_turns([made.whole(), dense(made.x, n, len(made.layers))], device)
+    found = rounds([made.whole(), dense(made.x, n, len(made.layers))], device)
+    ours, theirs = (statistics.median(times) for times in found)
     quantizer, gemm = in_turns([made.quantizers(None), made.gemms(None)], device)
     count, clusters = devices.multiprocessors(device), has_clusters(devices.arch_of(device))
     print(
@@ -173,6 +179,7 @@ def measure(made: Layers, device: torch.device, fastest: float) -> None:
         f"the GEMM {1e6 * gemm:.1f} us ({choose_gemm(m, n, k, count)[0]})",
         flush=True,
     )
+    return ratio_of(f"W4A4 in CUDA/bf16 at M={m} N={n} K={k}", found[1], found[0], device)
 
 
 def sweep(made: Layers, device: torch.device) -> None:
@@ -206,15 +213,15 @@ def start_up(device: torch.device) -> None:
         print(f"  {launch.name}: compiled in {cold:.2f} s, loaded in {1000 * warm:.1f} ms")
 
 
-def on_cuda(device: torch.device, *, sweeps: bool = False) -> None:
-    """Print all figures of a CUDA device."""
+def on_cuda(device: torch.device, *, sweeps: bool = False) -> Iterator[Ratio]:
+    """Print all figures of a CUDA device; yields the ratios."""
     print(f"W4A4 in CUDA on {devices.describe(device)['device']}, quantizer included:")
     start_up(device)
     fastest = peak(device)
     print(f"  products of bytes, from registers: {1e-12 * fastest:.0f} TOPS")
     for size in SIZES:
         made = Layers.of(size, device)
-        measure(made, device, fastest)
+        yield measure(made, device, fastest)
         if sweeps:
             sweep(made, device)
 
@@ -225,7 +232,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--sweep", action="store_true", help="time every configuration too")
     asked = parser.parse_args()
-    on_cuda(torch.device(asked.device), sweeps=asked.sweep)
+    deque(on_cuda(torch.device(asked.device), sweeps=asked.sweep), maxlen=0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from harness.check import Check, Settings
 from harness.isolate.client import Server
 from harness.isolate.conduct import Conduct
 from harness.isolate.messages import Job, Setup
-from harness.selection import Reproduction
+from harness.reproduction import Reproduction
 from suites.numeric import test_numeric
 
 if TYPE_CHECKING:

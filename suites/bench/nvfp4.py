@@ -8,6 +8,8 @@ It also prints what compiling and loading the kernels takes.
 from __future__ import annotations
 
 import argparse
+import statistics
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -22,13 +24,16 @@ from kernels.nvfp4.domain import BLOCK
 from kernels.nvfp4.scale_layout import padded_shape
 from kernels.nvfp4.triton_gemm import nvfp4_gemm
 from kernels.nvfp4.triton_quantize import nvfp4_quantize
-from suites.bench.replayed import copies_of, dense, in_turns
+from suites.bench.measured import ratio_of
+from suites.bench.replayed import copies_of, dense, in_turns, rounds
 from suites.bench.start import cold_and_warm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
+
+    from harness.gate.ratios import Ratio
 
 SIZES: Final = (*((m, 8192, 8192) for m in (1, 16, 4096)), (4096, 4096, 4096))
 GEMMS: Final = {"CuTe DSL": nvfp4_gemm_cutedsl, "Triton": nvfp4_gemm}
@@ -99,13 +104,14 @@ class Layers:
         return [partial(run, each) for each in self.layers]
 
 
-def measure(made: Layers, device: torch.device) -> None:
-    """Print one size's times and their ratios to the product in bf16."""
+def measure(made: Layers, device: torch.device) -> Iterator[Ratio]:
+    """Print one size's times and their ratios to the product in bf16; yields the ratios."""
     m, n, k = made.m, made.n, made.k
     lists = [dense(made.x, n, len(made.layers))]
     for gemm in GEMMS.values():
         lists += [made.gemms(gemm, None), made.whole(gemm)]
-    theirs, *ours = in_turns(lists, device)
+    dense_rounds, *found = rounds(lists, device)
+    theirs, *ours = (statistics.median(times) for times in (dense_rounds, *found))
     print(f"  M={m}, N={n}, K={k}: bf16 {1e6 * theirs:.1f} us")
     for name, alone, whole in zip(GEMMS, ours[::2], ours[1::2], strict=True):
         print(
@@ -115,6 +121,10 @@ def measure(made: Layers, device: torch.device) -> None:
             f"{1e-12 * n * k * 9 / 16 / alone:.2f} TB/s of weights",
             flush=True,
         )
+    for number, name in enumerate(GEMMS):
+        for what, times in zip(("alone", "with quantizer"), found[2 * number :], strict=False):
+            of = f"NVFP4 in {name}/bf16 at M={m} N={n} K={k}, {what}"
+            yield ratio_of(of, dense_rounds, times, device)
 
 
 def sweep(made: Layers, device: torch.device) -> None:
@@ -144,13 +154,13 @@ def start_up(device: torch.device) -> None:
         print(f"  {name} in the CuTe DSL: compiled in {cold:.2f} s, loaded in {1000 * warm:.1f} ms")
 
 
-def on_cuda(device: torch.device, *, sweeps: bool = False) -> None:
-    """Print all figures of a CUDA device."""
+def on_cuda(device: torch.device, *, sweeps: bool = False) -> Iterator[Ratio]:
+    """Print all figures of a CUDA device; yields the ratios."""
     print(f"NVFP4 on {devices.describe(device)['device']}:")
     start_up(device)
     for size in SIZES:
         made = Layers.of(size, device)
-        measure(made, device)
+        yield from measure(made, device)
         if sweeps:
             sweep(made, device)
 
@@ -161,7 +171,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--sweep", action="store_true", help="time every tiling too")
     asked = parser.parse_args()
-    on_cuda(torch.device(asked.device), sweeps=asked.sweep)
+    deque(on_cuda(torch.device(asked.device), sweeps=asked.sweep), maxlen=0)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,10 @@ def dense(x: Tensor, n: int, layers: int) -> list[Callable[[], object]]:
     return [partial(torch.matmul, x, weight.T) for weight in made]
 
 
-def in_turns(lists: Sequence[Sequence[Callable[[], object]]], device: torch.device) -> list[float]:
-    """Median seconds of one call of each list, whose calls are replayed from one graph a list.
+def rounds(
+    lists: Sequence[Sequence[Callable[[], object]]], device: torch.device
+) -> list[list[float]]:
+    """Seconds of one call of each list in each round, replayed in turns from one graph a list.
 
     Each call of a list has weights of its own, so that none of them lies in the cache: as in a
     model, where another layer ran before.
@@ -49,5 +51,11 @@ def in_turns(lists: Sequence[Sequence[Callable[[], object]]], device: torch.devi
     times: list[list[float]] = [[] for _ in lists]
     for _ in range(ROUNDS):
         for graph, found in zip(graphs, times, strict=True):
-            found.extend(devices.elapsed(graph.replay, device, repeats=BETWEEN))
-    return [statistics.median(found) / len(lists[0]) for found in times]
+            taken = devices.elapsed(graph.replay, device, repeats=BETWEEN)
+            found.extend(one / len(lists[0]) for one in taken)
+    return times
+
+
+def in_turns(lists: Sequence[Sequence[Callable[[], object]]], device: torch.device) -> list[float]:
+    """Median seconds of one call of each list, measured in ``rounds``."""
+    return [statistics.median(found) for found in rounds(lists, device)]

@@ -83,7 +83,9 @@ def test_a_kernel_that_ran_passes(function: Callable[..., object]) -> None:
         layers.matches_the_reference(check)
 
 
-@pytest.mark.parametrize(("function", "words"), FALLBACKS.items(), ids=[function.__name__ for function in FALLBACKS])
+@pytest.mark.parametrize(
+    ("function", "words"), FALLBACKS.items(), ids=[function.__name__ for function in FALLBACKS]
+)
 def test_a_silent_fallback_is_red(function: Callable[..., object], words: str) -> None:
     with scaling.declared(function), pytest.raises(ParityFailure) as caught:
         layers.matches_the_reference(scaling.check_of(cases=12))

@@ -1,0 +1,44 @@
+"""The command that repeats a check: one spelling for failures, records and reports."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The command that repeats one case: where its test is, and the options that go with it.
+
+    ``where`` is a path, or ``--pyargs`` and a module.
+    """
+
+    where: str
+    words: tuple[str, ...] = ()
+
+    def __call__(self, case: str) -> str:
+        """The command for the case or probe of that id."""
+        return _pytest(self.where, (), *self.words, "--case", case)
+
+
+def of_cell(
+    kernel: str,
+    arch: str,
+    layer: str,
+    *,
+    where: str = "suites",
+    declare: Sequence[str] = (),
+    seed: int = 0,
+) -> str:
+    """The command for every check of a cell, with the seed where it is not the default."""
+    seeds = [f"--parity-seed={seed}"] if seed else []
+    return _pytest(where, declare, "-m", arch, "--layer", layer, "--kernel", kernel, *seeds)
+
+
+def _pytest(where: str, declare: Sequence[str], *words: str) -> str:
+    targets = [f"--declare={target}" for target in declare]
+    return f"pytest {where} {shlex.join([*targets, *words])}"

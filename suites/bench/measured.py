@@ -1,0 +1,52 @@
+"""The figures that a benchmark keeps: ratios of one run, with what they were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness import atomic, record
+from harness import device as devices
+from harness.gate.ratios import Ratio, of_rounds, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def ratio_of(
+    name: str,
+    above: Sequence[float],
+    below: Sequence[float],
+    device: torch.device,
+    *,
+    better: str = "higher",
+) -> Ratio:
+    """The ratio of two figures that were measured in turns, round by round."""
+    rounds = [one / other for one, other in zip(above, below, strict=True)]
+    return of_rounds(name, rounds, better=better, device=name_of(device))
+
+
+def name_of(device: torch.device) -> str:
+    """A GPU's name; a CPU's, with the cores and threads that are used of it."""
+    if device.type == "cuda":
+        return devices.describe(device)["device"]
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    return f"{_processor()}, {cores} cores, {threads} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def write(path: Path, ratios: Iterable[Ratio]) -> None:
+    """Write ratios as JSON, which a gate holds against a baseline's."""
+    atomic.write_text(path, to_json(ratios, record.versions()))
