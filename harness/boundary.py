@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness import device as devices
 from harness.execute import execute, observe
+from harness.exhaustion import is_exhaustion
 from harness.judge import judge
 from harness.probes import base_case
 from harness.reference import evaluate
@@ -41,6 +42,8 @@ def check_survival(op: Op, kernel: Kernel, device: torch.device) -> str:
 
 def _of_refused(probe: Probe, seen: Observation) -> str:
     error = seen.error
+    if error is not None and is_exhaustion(error):
+        raise error  # no refusal: of the probe whoever watches is told
     said = f"{type(error).__name__}: {error}"
     wanted = " or ".join(kind.__name__ for kind in probe.refusals)
     if seen.launches:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from harness.provenance import Trail
+
 GUARD: Final = 4096  # bytes on either side: a whole tile's row of the widest kernels here
 LAYOUTS: Final = ("contiguous", "rows", "offset", "strided", "transposed", "expanded")
 POISONS: Final = ("nan", "huge", "bytes")
@@ -93,13 +95,14 @@ class PoisonedAllocations(TorchDispatchMode):
     """Poisons and guards every uninitialised tensor that code in the scope allocates on a device.
 
     It sees ``empty`` in all spellings, inside opaque custom operators too. It does not see memory
-    that a kernel's own runtime takes without PyTorch.
+    that a kernel's own runtime takes without PyTorch. ``trail`` follows the calls that go by.
     """
 
-    def __init__(self, device: torch.device, poison: str) -> None:
+    def __init__(self, device: torch.device, poison: str, trail: Trail | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
         self._poison = poison
+        self._trail = trail
         self.allocated: list[tuple[Tensor, int]] = []
 
     def __torch_dispatch__(
@@ -115,6 +118,8 @@ class PoisonedAllocations(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func in _EMPTY and result.device.type == self._device.type and result.numel():
             return self._replace(result)
+        if self._trail is not None:
+            self._trail.follow((args, kwargs), result)
         return result
 
     def _enter(

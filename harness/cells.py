@@ -47,6 +47,29 @@ class Verdict(StrEnum):
     UNCOVERED = "uncovered"
 
 
+class Outcome(StrEnum):
+    """What became of a check, and how: a failed one is wrong, refused, crashed, hung, or starved.
+
+    ``wrong`` is a result that was judged; ``refused`` an exception of the kernel or the check;
+    ``crashed`` a signal, an abort, a trap or a lost CUDA context.
+    """
+
+    PASSED = "passed"
+    WRONG = "wrong"
+    REFUSED = "refused"
+    CRASHED = "crashed"
+    HUNG = "hung"
+    OUT_OF_MEMORY = "out_of_memory"
+    UNAVAILABLE = "unavailable"
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that this is one way of."""
+        if self is Outcome.PASSED:
+            return Verdict.PASSED
+        return Verdict.SKIPPED if self is Outcome.UNAVAILABLE else Verdict.FAILED
+
+
 @dataclass(frozen=True)
 class Cell:
     """Kernel x arch x layer."""

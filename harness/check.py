@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 import zlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 from harness import device as devices
 from harness import registry
 from harness.case import DEFAULT, Case, parse
-from harness.cells import Cell, Evidence
+from harness.cells import Cell, Evidence, Outcome
+from harness.exhaustion import is_exhaustion
 from harness.fairness import mostly_unfair, without_unfair
 from harness.judge import ParityFailure, judge
 from harness.selection import kind_of
@@ -20,7 +22,7 @@ from harness.subjects import Unavailable
 from harness.truths import SHARED, TruthCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -48,6 +50,28 @@ class Scope:
     examples: int | None = None
     configs: tuple[str, ...] | None = None
     limits: Limits | None = None
+
+
+class Monitor:
+    """Who is told what a check is at; in a process of its own, the one that waits for it.
+
+    ``ended`` may raise what ends the whole check, such as the loss of the device. ``profiles`` says
+    that a profiler may be loaded into this process, which slows what comes after it.
+    """
+
+    profiles = False
+
+    def searches(self, config: str, index: int, scope: Scope) -> None:
+        """A search over generated cases of a configuration begins."""
+
+    def lists(self) -> None:
+        """A list of probes begins."""
+
+    def began(self, case: str) -> None:
+        """A case or probe of that id begins."""
+
+    def ended(self, case: str, words: str = "", error: BaseException | None = None) -> None:
+        """It is over; ``words`` say what is wrong, ``error`` is what it raised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +110,12 @@ class Check:
     unfair: Counter[str] = field(default_factory=Counter)  # cases by family
     worst: float = 0.0  # error of the worst element so far in units of its budget
     case: str = ""
+    launched: set[str] = field(default_factory=set)  # identities of the kernels that were seen
     truths: TruthCache = SHARED
+    monitor: Monitor = field(default_factory=Monitor)
+    done: frozenset[str] = frozenset()  # probes that another process has asked
+    device_words: Mapping[str, str] | None = None  # of a device that another process used
+    _starved: Outcome | None = None
 
     @property
     def kernel(self) -> Kernel:
@@ -122,9 +151,9 @@ class Check:
         """
         scope = scope or Scope()
         if self.settings.only is not None:
-            case_id, kind = kind_of(self.settings.only)
+            named, kind = kind_of(self.settings.only)
             if kind == scope.kind:
-                self._attempt(check, parse(case_id), kind)
+                self._attempt(check, parse(named), kind)
         else:
             configs = scope.configs or (DEFAULT, *self.kernel.configs)
             share = -(-(scope.examples or self.examples) // len(configs))
@@ -136,8 +165,25 @@ class Check:
     def _explore_config(
         self, check: Callable[[Case], Judgement], config: str, index: int, scope: Scope
     ) -> None:
+        self.monitor.searches(config, index, scope)
+        self.search(lambda case: self._attempt(check, case, scope.kind), config, index, scope)
+
+    def search(
+        self,
+        attempt: Callable[[Case], None],
+        config: str,
+        index: int,
+        scope: Scope,
+        *,
+        seconds: float | None = None,
+        memory: str = "",
+    ) -> None:
+        """Make the cases of one configuration and ``attempt`` each; raises the smallest failure.
+
+        ``seconds`` bound the shrinking; a search of another ``memory`` has its own failing cases.
+        """
         from harness import strategies
-        from harness.explore import Search, explore
+        from harness.explore import SHRINK_SECONDS, Search, explore
 
         cell, dtype = self.cell, self._dtype()
         usual = strategies.DEVICE if cell.needs_device else strategies.EMULATED
@@ -148,10 +194,10 @@ class Check:
             strategies.cases(
                 self.op, self.kernel, dtype=dtype, config=config, limits=scope.limits or usual
             ),
-            Search(lambda case: self._attempt(check, case, scope.kind)),
+            Search(attempt, seconds=seconds or SHRINK_SECONDS),
             examples=scope.examples or 1,
             run_seed=zlib.crc32(f"{seed}/{scope.kind}".encode()),
-            scope=f"{cell}/{self.dtype}/{config}/{scope.kind}",
+            scope=f"{cell}/{self.dtype}/{config}/{scope.kind}{memory}",
             database=self.settings.database,
         )
 
@@ -168,7 +214,21 @@ class Check:
         return self.dtype or self.op.dtypes[0]
 
     def _attempt(self, check: Callable[[Case], Judgement], case: Case, kind: str) -> None:
-        judgement = check(case)
+        with self._watched(id_of(case, kind)):
+            self._judge(check(case), case, kind)
+
+    @contextmanager
+    def _watched(self, named: str) -> Iterator[None]:
+        """Tell who watches when a case begins, and when and how it ends."""
+        self.monitor.began(named)
+        try:
+            yield
+        except Exception as error:
+            self.monitor.ended(named, str(error), error)
+            raise
+        self.monitor.ended(named)
+
+    def _judge(self, judgement: Judgement, case: Case, kind: str) -> None:
         self.count("cases")
         self.progress(f"{self.cell} {self.counts['cases']} cases")
         self.count(f"values_{case.values}")
@@ -176,11 +236,11 @@ class Check:
         if judgement.unfair:
             return
         if judgement.worst >= self.worst:
-            self.worst, self.case = judgement.worst, _id(case, kind)
+            self.worst, self.case = judgement.worst, id_of(case, kind)
             if judgement.comparisons:
                 self.figures["worst_in_budget"] = min(self.worst, 1e300)  # JSON has no infinity
         if judgement.problems:
-            self.fail(judgement.problems, _id(case, kind))
+            self.fail(judgement.problems, id_of(case, kind), outcome=judgement.outcome)
 
     def _note_fairness(self, case: Case, judgement: Judgement) -> None:
         """Count unfair cases; families of which too many are unfair are named in the figures."""
@@ -221,7 +281,7 @@ class Check:
         self, cases: Sequence[Case], check: Callable[[Case], str], *, kind: str = ""
     ) -> None:
         """Check every case of a fixed list, as ``each`` does with probes."""
-        self._each({_id(case, kind): partial(check, case) for case in cases})
+        self._each({id_of(case, kind): partial(check, case) for case in cases})
 
     def _each(self, ids: Mapping[str, Callable[[], str]]) -> None:
         if self.settings.only is not None:
@@ -229,29 +289,60 @@ class Check:
         self._refuse_empty(len(ids))
         failures = {}
         absent: Unavailable | None = None
-        for case_id, probe in ids.items():
+        self.monitor.lists()
+        for named, probe in ids.items():
             self.count("cases")
+            if named in self.done:
+                continue
             self.progress(f"{self.cell} {self.counts['cases']} of {len(ids)} probes")
             try:
-                words = _words_of(probe)
+                words = self._ask(named, probe)
             except Unavailable as reason:
                 absent = absent or reason
                 continue
             if words:
-                failures[case_id] = words
+                failures[named] = words
         if failures:
             first = next(iter(failures))
             self.figures["failed_probes"] = len(failures)
-            self.fail([f"{key}: {words}" for key, words in failures.items()], first)
+            problems = [f"{key}: {words}" for key, words in failures.items()]
+            self.fail(problems, first, outcome=self._starved or Outcome.WRONG)
         if absent is not None:  # not before: a skip must not hide what failed
             raise absent
 
-    def fail(self, problems: list[str] | tuple[str, ...], case_id: str = "") -> None:
+    def _ask(self, named: str, probe: Callable[[], str]) -> str:
+        """What a probe says; a crash is a finding about its own case and leaves others to run."""
+        self.monitor.began(named)
+        words, error = "", None
+        try:
+            words = probe()
+        except Unavailable:
+            raise
+        except Exception as raised:  # noqa: BLE001 - reported as the probe's failure
+            *_, last = traceback.extract_tb(raised.__traceback__)
+            place, error = f"{last.filename}:{last.lineno}", raised
+            words = f"raised {type(raised).__name__}: {raised} ({place})"
+            if is_exhaustion(raised):
+                self._starved = Outcome.OUT_OF_MEMORY
+        self.monitor.ended(named, words, error)
+        return words
+
+    def fail(
+        self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG
+    ) -> None:
         """Fail the check; raises ParityFailure with the whole report."""
         self.case = case_id
+        raise self.failure(problems, case_id, outcome=outcome)
+
+    def failure(
+        self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG
+    ) -> ParityFailure:
+        """The whole report of what is wrong with the cell, in a case if there is one."""
         title = f"{self.cell.kernel} on {self.cell.arch}, {self.cell.layer} ({self.cell.evidence})"
+        if outcome not in {Outcome.WRONG, Outcome.REFUSED}:
+            title += f", {outcome.replace('_', ' ')}"
         reproduce = self.reproduce(case_id) if case_id else ""
-        raise ParityFailure(title, problems, case=case_id, reproduce=reproduce)
+        return ParityFailure(title, problems, case=case_id, reproduce=reproduce, outcome=outcome)
 
     def count(self, figure: str) -> None:
         """Add one to a figure of the record."""
@@ -271,16 +362,6 @@ class Check:
             raise NothingChecked(msg)
 
 
-def _id(case: Case, kind: str) -> str:
+def id_of(case: Case, kind: str) -> str:
+    """The id of a case of which more is done than to run it, by the word for that."""
     return f"{case.id}/{kind}" if kind else case.id
-
-
-def _words_of(probe: Callable[[], str]) -> str:
-    """What a probe says; a crash is a finding about its own case and leaves the others to run."""
-    try:
-        return probe()
-    except Unavailable:
-        raise
-    except Exception as error:  # noqa: BLE001 - reported as the probe's failure
-        *_, last = traceback.extract_tb(error.__traceback__)
-        return f"raised {type(error).__name__}: {error} ({last.filename}:{last.lineno})"

@@ -136,6 +136,7 @@ class Kernel:
     emulated: bool
     deterministic: bool
     place: str
+    launches: tuple[str, ...] = ()
 
     @property
     def archs(self) -> tuple[str, ...]:
@@ -272,6 +273,7 @@ def kernel(
     spills: Mapping[str, str] | None = None,
     emulated: bool = True,
     deterministic: bool = True,
+    launches: Sequence[str] = (),
     variant: str | None = None,
 ) -> Callable[[Function], Function]:
     """Declare a public host function as a kernel of ``op``; the function itself is unchanged.
@@ -283,8 +285,9 @@ def kernel(
     ``instructions`` maps a claim to a regular expression that the machine code must
     match; ``spills`` maps a claim to the reason why spills are accepted there. ``emulated=False``
     says that it cannot run without a GPU; ``deterministic=False`` that its bits may differ from
-    run to run. Raises InvalidDeclaration, InvalidClaim, or
-    DuplicateDeclaration naming both places.
+    run to run. ``launches`` names modules or packages whose launches show that it ran: the package
+    of the function unless given. Raises InvalidDeclaration, InvalidClaim, or DuplicateDeclaration
+    naming both places.
     """
     check_word("backend", backend, BACKENDS, of=f"a kernel of {op!r}")
     check_word("accumulates", accumulates, ACCUMULATIONS, of=f"a kernel of {op!r}")
@@ -306,6 +309,7 @@ def kernel(
             emulated=emulated,
             deterministic=deterministic,
             place=_place(function),
+            launches=(launches,) if isinstance(launches, str) else tuple(launches),
         )
         check_kernel(declared)
         registry.add_kernel(declared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _pretended: ContextVar[str | None] = ContextVar("pretended_arch", default=None)
 _bounded: Final[set[int]] = set()  # indices of devices whose bound torch knows
 _USUAL_MULTIPROCESSORS: Final = 132
+_PROBE: Final = 0x5A5A
 _DELAY: Final = 40_000_000  # clock cycles, about 20 ms: longer than the host takes to launch
 
 
@@ -213,6 +215,49 @@ def synchronize(device: torch.device) -> None:
         import torch
 
         torch.cuda.synchronize(device)
+
+
+def fault_of(device: torch.device) -> str:
+    """What is wrong with a CUDA ``device``'s context, or nothing: it is asked to write and read.
+
+    After an illegal access, a trap or a failed assertion every call of that process fails.
+    """
+    if device.type != "cuda":
+        return ""
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+        read = torch.full((1,), _PROBE, dtype=torch.int32, device=device).item()
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return "" if read == _PROBE else f"{_PROBE} was written to {device}, and {read} read back"
+
+
+def has_gpu() -> bool:
+    """Whether a CUDA device may be used here; makes no context."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def executed_kernels(function: Callable[[], object], device: torch.device) -> tuple[str, ...]:
+    """Names of the kernels that run on a CUDA ``device`` meanwhile, as CUPTI saw them.
+
+    None where that is not available, or may not be used by this process.
+    """
+    import torch
+
+    if device.type != "cuda":
+        function()
+        return ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the profiler's own doings
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            function()
+            torch.cuda.synchronize(device)
+        names = {event.name for event in seen.events() if event.device_type.name == "CUDA"}
+    return tuple(sorted(n for n in names if not n.startswith(("Memcpy", "Memset"))))
 
 
 def describe(device: torch.device) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness import device as devices
+from harness import provenance
 from harness.buffers import POISONS, Guarded, PoisonedAllocations, guard_input
 from harness.case import DEFAULT
 from harness.emulation import emulate
@@ -30,13 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a call did: outputs by name or the exception, its launches, and damage to memory."""
+    """What a call did: outputs by name or the exception, its launches, and damage to memory.
+
+    ``doubt`` says why the launches do not show that the kernel computed the outputs.
+    """
 
     outputs: Mapping[str, Tensor]
-    error: Exception | None
+    error: Exception | SystemExit | None
     launches: tuple[Launch, ...]
     damage: str
     poison: str
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,22 +100,24 @@ def observe(
 ) -> Observation:
     """Call the kernel in poisoned memory; check guards and inputs afterwards."""
     outputs: dict[str, Tensor] = {}
-    error: Exception | None = None
+    error: Exception | SystemExit | None = None
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if device.type == "cpu":
             stack.enter_context(emulate())
         stack.enter_context(compiling_once())
         launches = stack.enter_context(record_launches())
-        memory = stack.enter_context(PoisonedAllocations(device, poison))
+        trail = provenance.Trail(launches)
+        memory = stack.enter_context(PoisonedAllocations(device, poison, trail))
         try:
             outputs = name_outputs(op, kernel.function(**call.arguments))
             devices.synchronize(device)
-        except Exception as raised:  # noqa: BLE001 - classified by the caller, never swallowed
+        except (Exception, SystemExit) as raised:  # noqa: BLE001 - classified by the caller, never swallowed
             error = raised
     damage = [g.stray_writes() for g in call.inputs.values() if g is not None]
     found = next((words for words in (*damage, memory.stray_writes()) if words), "")
-    return Observation(outputs, error, tuple(launches), found, poison)
+    doubt = provenance.doubt(kernel, launches) or trail.doubt(kernel, outputs)
+    return Observation(outputs, error, tuple(launches), found, poison, doubt)
 
 
 def name_outputs(op: Op, result: object) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ class Search:
 
     check: Callable[[Case], None]
     clock: Callable[[], float] = time.monotonic
+    seconds: float = SHRINK_SECONDS
     ids: list[str] = field(default_factory=list)
     first: Exception | None = None  # the failure before any shrinking
     _failures: dict[str, Exception] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Search:
 
     def _out_of_time(self) -> bool:
         started = self._first_failure
-        return started is not None and self.clock() - started > SHRINK_SECONDS
+        return started is not None and self.clock() - started > self.seconds
 
 
 class ScopedDatabase(ExampleDatabase):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.cells import Outcome
 from harness.compare import Comparison, compare, compare_exact
 from harness.compare_within import compare_within
+from harness.exhaustion import is_exhaustion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,18 +21,29 @@ if TYPE_CHECKING:
 
 
 class ParityFailure(AssertionError):
-    """A check of a cell failed; its text is the whole report of it."""
+    """A check of a cell failed; its text is the whole report of it, ``outcome`` the way it did."""
 
     def __init__(
-        self, title: str, problems: Sequence[str], *, case: str = "", reproduce: str = ""
+        self,
+        title: str,
+        problems: Sequence[str],
+        *,
+        case: str = "",
+        reproduce: str = "",
+        outcome: Outcome = Outcome.WRONG,
     ) -> None:
         super().__init__(title)
+        self.outcome = outcome
         self.title = title
         self.problems = tuple(problems)
         self.case = case
         self.reproduce = reproduce
         self.picture = ""
         self.first: ParityFailure | None = None  # what the search met before it shrank the case
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle all of it: one process reports what another found."""
+        return type(self), (self.title, self.problems), self.__dict__
 
     def __str__(self) -> str:
         count = len(self.problems)
@@ -53,6 +66,7 @@ class Finding:
     oracle: str
     words: str
     output: str = ""
+    outcome: Outcome = Outcome.WRONG
 
     def __str__(self) -> str:
         return self.words
@@ -80,6 +94,14 @@ class Judgement:
         return tuple(dict.fromkeys(finding.oracle for finding in self.findings))
 
     @property
+    def outcome(self) -> Outcome:
+        """The way in which the case failed: by what it raised, or by what it computed."""
+        found = {finding.outcome for finding in self.findings}
+        if Outcome.OUT_OF_MEMORY in found:
+            return Outcome.OUT_OF_MEMORY
+        return Outcome.REFUSED if found == {Outcome.REFUSED} else Outcome.WRONG
+
+    @property
     def worst(self) -> float:
         """The largest error of any output in units of its budget."""
         return max((c.worst for c in self.comparisons.values()), default=0.0)
@@ -102,9 +124,11 @@ def findings_of_run(observation: Observation) -> tuple[Finding, ...]:
     findings = []
     elements = sum(output.numel() for output in observation.outputs.values())
     if observation.error is not None:
-        findings.append(Finding("error", _of_error(observation)))
-    elif elements and not observation.launches:
-        words = "no launch was seen: a fallback computed this, not the kernel"
+        starved = is_exhaustion(observation.error)
+        outcome = Outcome.OUT_OF_MEMORY if starved else Outcome.REFUSED
+        findings.append(Finding("error", _of_error(observation), outcome=outcome))
+    elif elements and (observation.doubt or not observation.launches):
+        words = observation.doubt or "no launch was seen: a fallback computed this, not the kernel"
         findings.append(Finding("launch", words))
     if observation.damage:
         findings.append(Finding("memory", f"memory: {observation.damage}"))

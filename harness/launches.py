@@ -15,6 +15,7 @@ __all__ = [
     "Launch",
     "capture_launches",
     "executing",
+    "name_launches",
     "record_launches",
     "report_launch",
     "suspended",
@@ -41,6 +42,11 @@ class Launch:
     options: Mapping[str, Any] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
 
+    @property
+    def identity(self) -> str:
+        """Which kernel it is, as records say it: ``triton:kernels.norm.triton._rms_norm``."""
+        return f"{self.backend}:{self.module}.{self.name}"
+
     def __str__(self) -> str:
         return f"{self.module}.{self.name}[{', '.join(map(str, self.grid))}]"
 
@@ -57,6 +63,7 @@ class _State:
         self.scopes = 0
         self.capturing = 0
         self.recorders: list[list[Launch]] = []
+        self.names: list[set[str]] = []
         self.executors: list[Executor] = []
         self.originals: list[tuple[type, str, Any]] = []
         self.hidden = threading.local()
@@ -82,6 +89,8 @@ def report_launch(launch: Launch) -> bool:
         return True
     for recorder in _state.recorders:
         recorder.append(launch)
+    for names in _state.names:
+        names.add(launch.identity)
     return not _state.capturing
 
 
@@ -99,6 +108,21 @@ def record_launches() -> Iterator[list[Launch]]:
             yield recorded
         finally:
             _remove(_state.recorders, recorded)
+
+
+@contextlib.contextmanager
+def name_launches() -> Iterator[set[str]]:
+    """Yield a set that fills with the identity of each kernel that another scope sees launched.
+
+    It only listens: Triton's launches are seen while a scope of `record_launches` or one of those
+    built on it is open. No tensor is kept alive, so it may last for a whole check.
+    """
+    names: set[str] = set()
+    _state.names.append(names)
+    try:
+        yield names
+    finally:
+        _remove(_state.names, names)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from harness.cells import Evidence, Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from harness.case import Case
     from harness.check import Check, Scope
@@ -46,6 +46,16 @@ class LayerCheck:
     def applies_to(self, op: Op) -> bool:
         """Whether there is something to check."""
         return not self.needs or bool(getattr(op, self.needs))
+
+    def tests(self, op: Op) -> Iterator[tuple[str, str]]:
+        """The names that its records have, each with its dtype or none."""
+        for dtype in op.dtypes if self.by_dtype else ("",):
+            yield named(f"test_{self.name}", dtype), dtype
+
+
+def named(test: str, dtype: str) -> str:
+    """What a record calls a test: its name, and the dtype that it was asked for."""
+    return f"{test}[{dtype}]" if dtype else test
 
 
 def fake_describes_the_real_result(check: Check) -> None:
@@ -83,6 +93,24 @@ def fake_refuses_what_the_real_one_refuses(check: Check) -> None:
 def matches_the_reference(check: Check) -> None:
     """Generated cases agree with the dense float64 reference, within the error budget."""
     check.explore(check.judge_against_reference)
+    if check.cell.needs_device and check.monitor.profiles and check.settings.only is None:
+        _prove(check)
+
+
+def _prove(check: Check) -> None:
+    """Once, on the smallest case: the device ran what the launches say, by the profiler's word."""
+    from harness import device, provenance
+    from harness.execute import build
+    from harness.launches import record_launches
+    from harness.probes import base_case
+
+    case = base_case(check.op, check.kernel)
+    call = build(check.op, case, check.device)
+    with record_launches() as launches:
+        ran = device.executed_kernels(lambda: check.kernel.function(**call.arguments), check.device)
+    check.figures["device_kernels"] = [name[:120] for name in ran]
+    if words := provenance.doubt_of_device(check.kernel, launches, ran):
+        check.fail([words], case.id)
 
 
 def repeats_its_results(check: Check) -> None:
@@ -194,7 +222,7 @@ def is_its_dense_twin_however_it_runs(check: Check) -> None:
         for dtype in subject.dtypes:
             asked |= modules.checks(
                 subject,
-                backend=check.kernel.implementation,
+                kernel=check.kernel,
                 dtype=dtype,
                 device=check.device,
                 seed=check.settings.seed,

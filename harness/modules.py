@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load, save
 
 from harness import device as devices
+from harness import provenance
 from harness.compare import same_bits
 from harness.emulation import emulate
 from harness.launches import record_launches
@@ -21,24 +22,25 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from harness.declare import Kernel
     from harness.launches import Launch
     from harness.subjects import Sample, Subject
 
 
 def checks(
-    subject: Subject, *, backend: str, dtype: str, device: torch.device, seed: int
+    subject: Subject, *, kernel: Kernel, dtype: str, device: torch.device, seed: int
 ) -> dict[str, Callable[[], str]]:
-    """Every check of a module by name; each returns words for what is wrong, or none."""
+    """Every check of a module over ``kernel`` by name; each says what is wrong, or nothing."""
 
     def sample() -> Sample:
         generator = torch.Generator().manual_seed(seed)
         made: Sample = subject.build(  # type: ignore[assignment]
-            backend=backend, dtype=dtype_of(dtype), device=device, generator=generator
+            backend=kernel.implementation, dtype=dtype_of(dtype), device=device, generator=generator
         )
         return made
 
     found: dict[str, Callable[[], str]] = {
-        "dense": lambda: _against_dense(sample(), device),
+        "dense": lambda: _against_dense(sample(), kernel, device),
         "state": lambda: _state(sample(), device),
         "compiled": lambda: _compiled(sample(), device),
     }
@@ -49,21 +51,21 @@ def checks(
     return {f"{subject.name}-{dtype}-{name}": check for name, check in found.items()}
 
 
-def _forward(sample: Sample, device: torch.device) -> tuple[Tensor, int]:
+def _forward(sample: Sample, device: torch.device) -> tuple[Tensor, list[Launch]]:
     with ExitStack() as stack, torch.no_grad():
         launches = _enter(stack, device)
         output = sample.module(*sample.inputs)
         devices.synchronize(device)
-    return output, len(launches)
+    return output, launches
 
 
-def _against_dense(sample: Sample, device: torch.device) -> str:
+def _against_dense(sample: Sample, kernel: Kernel, device: torch.device) -> str:
     output, launches = _forward(sample, device)
     expected = sample.dense(*sample.inputs)
     if output.shape != expected.shape:
         return f"shape {tuple(output.shape)}, dense {tuple(expected.shape)}"
-    if not launches:
-        return "no launch was seen: a fallback computed this, not the kernel"
+    if words := provenance.doubt(kernel, launches):
+        return words
     error = float((output.double() - expected).norm() / expected.norm())
     if error <= sample.tolerance:
         return ""

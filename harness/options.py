@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,12 +16,25 @@ from harness.selection import Selection, kind_of
 from harness.workers import Memory
 
 if TYPE_CHECKING:
+    from harness.cells import Cell
     from harness.check import Settings
 
 _ARCH_WORDS: Final = {
     CPU: "cells that run without a GPU",
     **dict.fromkeys(ARCHES, "cells of that arch"),
 }
+
+
+class Isolate(StrEnum):
+    """Which cells run in a process of their own."""
+
+    DEVICE = "device"
+    ALL = "all"
+    NONE = "none"
+
+    def covers(self, cell: Cell) -> bool:
+        """Whether it is asked for ``cell``."""
+        return self is Isolate.ALL or (self is Isolate.DEVICE and cell.needs_device)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -85,6 +99,20 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="PATH",
         help="NVIDIA's compute-sanitizer, where it is not on the PATH",
     )
+    add(
+        "--isolate",
+        choices=[str(each) for each in Isolate],
+        default=Isolate.DEVICE,
+        help="which cells run in a process of their own, so that a crash, a hang or a lack of "
+        "memory is their own outcome: those that need a GPU (device, the default), all or none",
+    )
+    add(
+        "--cell-seconds",
+        type=_seconds,
+        metavar="N",
+        help="an isolated check that says nothing for so long hangs (default 300 on a device, 600 "
+        "emulated, 900 where machine code is made)",
+    )
     parser.addini("parity_declare", "packages or files that declare ops and kernels", "args", [])
 
 
@@ -134,6 +162,17 @@ def _file(text: str) -> Path:
         msg = f"--seconds-from={text!r} is no file; name the records that --records made"
         raise pytest.UsageError(msg)
     return Path(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        msg = f"--cell-seconds={text!r} is not a number of seconds above 0"
+        raise pytest.UsageError(msg)
+    return seconds
 
 
 def _picture_folder(text: str) -> Path:

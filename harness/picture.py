@@ -25,10 +25,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.check import Check
+    from harness.judge import ParityFailure
     from harness.reference import Truth
 
 _TILES: Final = 512  # along each axis: more than the picture has pixels for would hide a tile
 _BAND: Final = 1 << 22  # elements looked at together: bounds the memory
+
+
+def attach(check: Check, failure: ParityFailure, folder: Path) -> None:
+    """Write the picture of a failure into ``folder``, and its path into the failure's report."""
+    path = folder / f"{check.cell}-{check.dtype}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not of_failure(check, failure.case, path):
+            return
+    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
+        failure.picture = f"none: {type(error).__name__}: {error}"
+        return
+    failure.picture = check.figures["picture"] = str(path)
 
 
 def of_failure(check: Check, case_id: str, path: Path) -> bool:

@@ -5,16 +5,19 @@ It imports neither torch nor Hypothesis before a suite asks for cells.
 
 from __future__ import annotations
 
-import shlex
+import os
+import sys
 import time
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from harness import distribution
 from harness.cells import Layer
 from harness.options import (
+    Isolate,
     add_options,
     asks_to_sanitize,
     register_markers,
@@ -22,17 +25,32 @@ from harness.options import (
     settings_of,
     targets_of,
 )
-from harness.reporting import CHECK, Collector, Run, attach_record, draw, hand_over, summarize
-from harness.selection import Request
+from harness.reporting import (
+    CHECK,
+    RUN,
+    RUN_ID,
+    Collector,
+    Inventory,
+    Run,
+    attach_pending,
+    attach_record,
+    draw,
+    hand_over,
+    outcome_of,
+    request_of,
+    summarize,
+)
+from harness.selection import Reproduction, Request
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
     from harness.check import Check
+    from harness.isolate.client import Server
+    from harness.isolate.messages import Job
     from harness.selection import Selection
 
 _PROGRESS_SECONDS: Final = 1.0
-RUN: Final = pytest.StashKey[Run]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,10 +62,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; refuse ``-m`` with a marker that nobody registered."""
     register_markers(config)
     distribution.configure(config)
-    config.stash[RUN] = Run()
-    if config.option.records and not hasattr(config, "workerinput"):
-        config.option.records.parent.mkdir(parents=True, exist_ok=True)
-        config.option.records.write_text("", encoding="utf-8")
+    worker = getattr(config, "workerinput", {})
+    run = config.stash[RUN] = Run(worker.get("workerid", ""))
+    run.id = worker.get(RUN_ID, run.id)
+    if config.option.records and run.worker in {"", Inventory.WORKER}:
+        keeper = Inventory(config, run, lambda: _load(config))
+        config.pluginmanager.register(keeper, "kernel-parity-inventory")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - a worker of xdist
+    """Tell a worker which run it belongs to."""
+    node.workerinput[RUN_ID] = node.config.stash[RUN].id
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,12 +93,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """The device of the run, once cells are known to be there."""
-    cells = [item for item in items if _request(item)]
+    cells = [item for item in items if request_of(item)]
     if not cells:
         return []
-    from harness.device import present_archs
-
-    archs = ", ".join(present_archs()) or "none: cells that need a GPU are skipped and counted"
+    archs = ", ".join(_archs_here(config)) or "none: cells that need a GPU are skipped and counted"
     return [f"kernel-parity: {len(cells)} checks, GPU archs here: {archs}"]
 
 
@@ -132,17 +156,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _load(config)
     dropped = [item for item in items if run.refusal or not _wanted(selection, item)]
     if dropped:
-        config.hook.pytest_deselected(items=[i for i in dropped if _request(i) or not _is_ours(i)])
+        said = [item for item in dropped if request_of(item) or not _is_ours(item)]
+        config.hook.pytest_deselected(items=said)
         gone = set(map(id, dropped))
         items[:] = [item for item in items if id(item) not in gone]
-    requests = {item: request for item in items if (request := _request(item))}
+    requests = {item: request for item in items if (request := request_of(item))}
     distribution.arrange(config, items, requests)
     if config.option.case and not items and not run.refusal:
         run.refusal = f"--case={config.option.case!r} belongs to none of the selected tests"
 
 
 def _wanted(selection: Selection, item: pytest.Item) -> bool:
-    if request := _request(item):
+    if request := request_of(item):
         return selection.wants(request)
     if _is_ours(item):
         return False  # stands for a layer without cells
@@ -161,20 +186,12 @@ def _is_ours(item: pytest.Item) -> bool:
     return "parity" in getattr(item, "fixturenames", ())
 
 
-def _request(item: pytest.Item) -> Request | None:
-    callspec = getattr(item, "callspec", None)
-    found = callspec.params.get("parity") if callspec else None
-    return found if isinstance(found, Request) else None
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an arch, any GPU or a kernel language that is not here, with the reason."""
-    request, any_gpu = _request(item), item.get_closest_marker("gpu")
+    request, any_gpu = request_of(item), item.get_closest_marker("gpu")
     if not any_gpu and (request is None or not request.cell.needs_device):
         return
-    from harness.device import present_archs
-
-    here = present_archs()
+    here = _archs_here(item.config)
     if any_gpu and not here:
         pytest.skip("no GPU is on this machine")
     if request is not None and request.cell.arch not in here:
@@ -182,6 +199,86 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"{request.cell.arch} is not on this machine, which has {machine}")
     if request is not None and (missing := _missing_backend(request.cell.kernel)):
         pytest.skip(missing)
+
+
+def _archs_here(config: pytest.Config) -> tuple[str, ...]:
+    """The archs of this machine's devices; where cells are isolated, as their process sees them.
+
+    So this process makes no CUDA context of its own: it would take memory on a device of others.
+    """
+    from harness import device
+
+    if Isolate(config.option.isolate) is Isolate.NONE or not device.has_gpu():
+        return device.present_archs()
+    return tuple(_server(config).devices)
+
+
+def _server(config: pytest.Config) -> Server:
+    from harness.isolate.client import Server
+    from harness.isolate.messages import Setup
+
+    run = config.stash[RUN]
+    if run.server is None:
+        run.server = Server(Setup(targets_of(config), ("pytest",)), dict(os.environ))
+    return run.server
+
+
+def _is_isolated(item: pytest.Item) -> bool:
+    """Whether a test runs in another process, which has its check and no other fixture."""
+    request = request_of(item)
+    return (
+        isinstance(item, pytest.Function)
+        and request is not None
+        and Isolate(item.config.option.isolate).covers(request.cell)
+        and item.cls is None
+        and set(item._fixtureinfo.argnames) == {"parity"}  # noqa: SLF001 - no public spelling
+    )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the server of cells load while the first tests run here."""
+    if not session.config.option.collectonly and any(map(_is_isolated, session.items)):
+        _server(session.config).start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an isolated check in the process of cells, and take over what came of it."""
+    request = request_of(pyfuncitem)
+    if request is None or not _is_isolated(pyfuncitem):
+        return None
+    from harness.isolate.conduct import Conduct, limit_of
+
+    config, check = pyfuncitem.config, pyfuncitem.stash[CHECK]
+    conduct = Conduct(
+        server=_server(config),
+        job=_job(pyfuncitem, check, request),
+        check=check,
+        limit=limit_of(check.cell, config.option.cell_seconds),
+        show=check.progress,
+    )
+    try:
+        conduct.run()
+    finally:
+        sys.stdout.write("".join(conduct.output))
+    return True
+
+
+def _job(item: pytest.Function, check: Check, request: Request) -> Job:
+    from harness.isolate.messages import Job
+
+    return Job(
+        module=item.module.__name__,
+        path=item.path,
+        function=item.function.__name__,
+        cell=check.cell,
+        dtype=check.dtype,
+        kind=request.kind,
+        settings=check.settings,
+        reproduce=_reproduction(item, request),
+        filters=tuple(warnings.filters),
+        images=item.config.option.error_images,
+    )
 
 
 def _missing_backend(kernel: str) -> str:
@@ -198,12 +295,17 @@ def _missing_backend(kernel: str) -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Skip, with its words as the reason, where a model or package is not on this machine."""
+    from harness.launches import name_launches
     from harness.subjects import Unavailable
 
-    try:
-        return (yield)
-    except Unavailable as error:
-        pytest.skip(str(error))
+    with name_launches() as names:
+        try:
+            return (yield)
+        except Unavailable as error:
+            pytest.skip(str(error))
+        finally:
+            if check := item.stash.get(CHECK, None):
+                check.launched |= names
 
 
 @pytest.fixture
@@ -216,21 +318,25 @@ def parity(request: pytest.FixtureRequest) -> Check:
         cell=wanted.cell,
         dtype=wanted.dtype,
         settings=settings_of(request.config),
-        reproduce=lambda case: _reproduction(request.node, wanted, case),
+        reproduce=_reproduction(request.node, wanted),
         progress=lambda words: _show_progress(request.config, words),
     )
+    if wanted.cell.needs_device and _is_isolated(request.node):
+        check.device_words = _server(request.config).devices.get(wanted.cell.arch, {})
     request.node.stash[CHECK] = check
     return check
 
 
-def _reproduction(item: pytest.Item, request: Request, case: str) -> str:
+def _reproduction(item: pytest.Item, request: Request) -> Reproduction:
     try:
         where = item.path.relative_to(item.config.invocation_params.dir).as_posix()
     except ValueError:
         where = f"--pyargs {item.getparent(pytest.Module).obj.__name__}"  # type: ignore[union-attr]
-    declare = [f"--declare={target}" for target in item.config.option.declare]
-    words = [*declare, "-m", request.cell.arch, "--case", case]
-    return f"pytest {where} {shlex.join(words)}"
+    option = item.config.option
+    words = [f"--declare={target}" for target in option.declare]
+    if option.isolate != Isolate.DEVICE:
+        words.append(f"--isolate={option.isolate}")
+    return Reproduction(where, (*words, "-m", request.cell.arch))
 
 
 def _show_progress(config: pytest.Config, words: str) -> None:
@@ -250,17 +356,27 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Shorten a parity failure to its report, and attach the record of the check."""
     report = yield
-    request = _request(item)
+    request = request_of(item)
     if request is None:
         return report
+    from harness.isolate.conduct import RemoteError
     from harness.judge import ParityFailure
 
-    if call.excinfo is not None and isinstance(call.excinfo.value, ParityFailure):
-        draw(item, request, call.excinfo.value)
-        report.longrepr = str(call.excinfo.value)
+    error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, ParityFailure):
+        if not _is_isolated(item):
+            draw(item, request, error)
+        if error.case:
+            item.stash[CHECK].case = error.case
+        report.longrepr = str(error)
         report.sections = []  # what compilers log while tracing buries the report
+    elif isinstance(error, RemoteError):
+        report.longrepr = str(error)
+    if report.when == "setup" and report.passed and item.config.stash[RUN].worker:
+        attach_pending(item, request, report)
     if report.when == "call" or not report.passed:
-        attach_record(item, request, report)
+        outcome = outcome_of(report, call.excinfo and call.excinfo.value)
+        attach_record(item, request, report, outcome)
     return report
 
 
@@ -277,6 +393,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     A usage error that is raised while collecting prints as a crash of the plugin, or of a worker.
     """
     run, output = session.config.stash[RUN], getattr(session.config, "workeroutput", None)
+    if run.server is not None:
+        run.server.close()
     if output is None and run.refusal:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if output is not None:

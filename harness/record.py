@@ -11,13 +11,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
 from harness import __version__
-from harness.cells import Cell, Evidence, Layer, Verdict
+from harness.cells import Cell, Evidence, Layer, Outcome, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2  # of records and of manifests
 
 
 class InvalidRecord(ValueError):
@@ -26,18 +26,30 @@ class InvalidRecord(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The outcome of one check of one cell."""
+    """The outcome of one check of one cell.
+
+    ``outcome`` says how the verdict came about; ``run`` is the id in the run's manifest;
+    ``started`` is in UTC, ISO 8601; ``backend`` is what the kernel declares, ``launched`` what was
+    seen of it, each as ``backend:module.name``.
+    """
 
     kernel: str
     arch: str
     layer: str
     check: str
     verdict: str
+    outcome: str
     evidence: str
+    dtype: str = ""
     figures: Mapping[str, object] = field(default_factory=dict)
     case: str = ""
     message: str = ""
     seed: int = 0
+    run: str = ""
+    worker: str = ""
+    started: str = ""
+    backend: str = ""
+    launched: Sequence[str] = field(default_factory=list)
     source: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     device: Mapping[str, str] = field(default_factory=dict)
@@ -67,25 +79,36 @@ def from_json(line: str, *, where: str = "record") -> Record:
         raise InvalidRecord(msg)
     try:
         record = Record(**fields)
-        _check_types(fields)
-        Layer(record.layer), Evidence(record.evidence)
-        verdict = Verdict(record.verdict)
+        _check(record, fields)
     except (TypeError, ValueError) as error:
         msg = f"{where}: {error}; see docs/records.md for the fields"
         raise InvalidRecord(msg) from error
-    if verdict is Verdict.UNCOVERED:
-        msg = f"{where}: verdict='uncovered' is what a cell without records has; no check writes it"
-        raise InvalidRecord(msg)
     return record
 
 
-def _check_types(fields: Mapping[str, object]) -> None:
-    kinds = {"figures": dict, "versions": dict, "device": dict, "seed": int, "schema": int}
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "figures": dict,
+    "versions": dict,
+    "device": dict,
+    "launched": list,
+    "seed": int,
+    "schema": int,
+    "seconds": (int, float),
+}
+
+
+def _check(record: Record, fields: Mapping[str, object]) -> None:
     for name, value in fields.items():
-        kind = (int, float) if name == "seconds" else kinds.get(name, str)
-        if not isinstance(value, kind):
+        if not isinstance(value, _KINDS.get(name, str)):
             msg = f"{name}={value!r} is a {type(value).__name__}"
             raise TypeError(msg)
+    Layer(record.layer), Evidence(record.evidence)
+    if Verdict(record.verdict) is Verdict.UNCOVERED:
+        msg = "verdict='uncovered' is what a cell without records has; no check writes it"
+        raise ValueError(msg)
+    if Outcome(record.outcome).verdict != record.verdict:
+        msg = f"outcome={record.outcome!r} is none of verdict={record.verdict!r}"
+        raise ValueError(msg)
 
 
 def read(path: Path) -> Iterator[Record]:

@@ -5,90 +5,152 @@ Records travel with the reports of tests, so that they come together in xdist's 
 
 from __future__ import annotations
 
+import secrets
 import sys
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from harness.cells import Cell, Evidence, Layer, Verdict
+from harness.cells import Cell, Evidence, Layer, Outcome
+from harness.selection import Request
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
     from pathlib import Path
 
     from harness.check import Check
+    from harness.isolate.client import Server
     from harness.judge import ParityFailure
+    from harness.manifest import Asked, Manifest
     from harness.record import Record
-    from harness.selection import Request
 
 _RECORD: Final = "kernel_parity_record"
+_REMEDY: Final = "--isolate=all makes such a crash the outcome of its case, and of no worker"
+_PENDING: Final = "kernel_parity_pending"
 _INVENTORY: Final = "kernel_parity_inventory"
 _REFUSAL: Final = "kernel_parity_refusal"
+RUN_ID: Final = "kernel_parity_run"
 
 
 @dataclass
 class Run:
-    """What the plugin keeps for one pytest session."""
+    """What the plugin keeps for one pytest session; ``worker`` is xdist's name for it, or empty."""
 
+    worker: str = ""
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
     loaded: bool = False
     refusal: str = ""  # why nothing could be loaded
     records: list[Record] = field(default_factory=list)
     inventory: dict[Cell, None] = field(default_factory=dict)  # an ordered set
     last_progress: float = 0.0
+    server: Server | None = None  # of isolated cells
 
 
 CHECK: Final[pytest.StashKey[Check]] = pytest.StashKey()
+RUN: Final = pytest.StashKey[Run]()
 
 
 def draw(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
     """With ``--error-images``, put the path of a picture into a failed comparison's report."""
     folder, check = item.config.option.error_images, item.stash[CHECK]
-    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind:
+    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind or failure.picture:
         return
     from harness import picture
 
-    path = folder / f"{request.cell}-{request.dtype}.png"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if not picture.of_failure(check, failure.case, path):
-            return
-    except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
-        failure.picture = f"none: {type(error).__name__}: {error}"
-        return
-    failure.picture = check.figures["picture"] = str(path)
+    picture.attach(check, failure, folder)
 
 
-def attach_record(item: pytest.Item, request: Request, report: pytest.TestReport) -> None:
+def request_of(item: pytest.Item) -> Request | None:
+    """The cell that a test item checks, if it is a check of one."""
+    callspec = getattr(item, "callspec", None)
+    found = callspec.params.get("parity") if callspec else None
+    return found if isinstance(found, Request) else None
+
+
+def outcome_of(report: pytest.TestReport, error: BaseException | None) -> Outcome:
+    """What became of a check, from its report and what it raised."""
+    if report.passed:
+        return Outcome.PASSED
+    if report.skipped:
+        return Outcome.UNAVAILABLE
+    if (told := getattr(error, "outcome", None)) in tuple(Outcome):
+        return Outcome(told)
+    if "torch" in sys.modules:
+        from harness.exhaustion import is_exhaustion
+
+        return Outcome.OUT_OF_MEMORY if is_exhaustion(error) else Outcome.REFUSED
+    return Outcome.REFUSED
+
+
+def attach_record(
+    item: pytest.Item, request: Request, report: pytest.TestReport, outcome: Outcome
+) -> None:
     """Let a report carry the record of its check."""
-    report.user_properties.append((_RECORD, _record(item, request, report).to_json()))
+    report.user_properties.append((_RECORD, _record(item, request, report, outcome).to_json()))
 
 
-def _record(item: pytest.Item, request: Request, report: pytest.TestReport) -> Record:
+def attach_pending(item: pytest.Item, request: Request, report: pytest.TestReport) -> None:
+    """Let the report of a set-up carry the record that stands if this worker dies of the check."""
+    record = _record(item, request, report, Outcome.CRASHED)
+    report.user_properties.append((_PENDING, record.to_json()))
+
+
+def asked(item: pytest.Item, request: Request) -> Asked:
+    """The check that an item is, by the words of its record.
+
+    What else a test is a parameter of stands between its name and the dtype.
+    """
+    from harness.layers import named
+    from harness.manifest import Asked
+
+    callspec = getattr(item, "callspec", None)
+    other = callspec.id.replace(request.id, "").strip("-") if callspec else ""
+    test = named(str(getattr(item, "originalname", item.name)), other)
+    cell, dtype = request.cell, request.dtype or ""
+    return Asked(cell.kernel, cell.arch, str(cell.layer), named(test, dtype), dtype)
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _record(
+    item: pytest.Item, request: Request, report: pytest.TestReport, outcome: Outcome
+) -> Record:
     from harness import record, registry
-    from harness.device import describe
     from harness.execute import source_hash
 
     check = item.stash.get(CHECK, None)
     ran = check is not None and not report.skipped
+    kernel, run = registry.kernel(request.cell.kernel), item.config.stash[RUN]
     return record.Record(
-        kernel=request.cell.kernel,
-        arch=request.cell.arch,
-        layer=request.cell.layer,
-        check=item.name
-        if request.dtype is None
-        else f"{getattr(item, 'originalname', '')}[{request.dtype}]",
-        verdict=Verdict(report.outcome),
+        **asked(item, request)._asdict(),
+        verdict=outcome.verdict,
+        outcome=outcome,
         evidence=request.cell.evidence if ran else Evidence.NONE,
         figures=dict(check.figures) if check else {},
         case=check.case if check else "",
         message=_words(report),
         seed=item.config.option.parity_seed,
-        source=source_hash(registry.kernel(request.cell.kernel)),
+        run=run.id,
+        worker=run.worker,
+        started=_utc(report.start),
+        backend=kernel.backend,
+        launched=sorted(check.launched) if check else [],
+        source=source_hash(kernel),
         versions=record.versions(),
-        device=describe(check.device) if check and (ran and request.cell.needs_device) else {},
+        device=_device(check) if check and (ran and request.cell.needs_device) else {},
         seconds=round(report.duration, 3),
     )
+
+
+def _device(check: Check) -> Mapping[str, str]:
+    from harness.device import describe
+
+    return describe(check.device) if check.device_words is None else check.device_words
 
 
 def _words(report: pytest.TestReport) -> str:
@@ -105,18 +167,30 @@ class Collector:
     def __init__(self, run: Run, records: Path | None) -> None:
         self._run = run
         self._records = records
+        self._pending: dict[str, Record] = {}  # of what workers are at, by the item's id
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the record of a check; write it with ``--records``."""
         from harness import record
 
         for name, value in report.user_properties:
-            if name != _RECORD:
-                continue
-            self._run.records.append(record.from_json(str(value)))
-            if self._records:
-                with self._records.open("a", encoding="utf-8") as file:
-                    file.write(f"{value}\n")
+            if name == _PENDING:
+                self._pending[report.nodeid] = record.from_json(str(value))
+            elif name == _RECORD:
+                self._pending.pop(report.nodeid, None)
+                self._keep(record.from_json(str(value)))
+
+    def _keep(self, record: Record) -> None:
+        self._run.records.append(record)
+        if self._records:
+            with self._records.open("a", encoding="utf-8") as file:
+                file.write(f"{record.to_json()}\n")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Blame the check that a worker died of, where it ran in that worker itself."""
+        if (record := self._pending.pop(crashitem, None)) is not None:
+            self._keep(replace(record, message=f"{report.longrepr}; {_REMEDY}"))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object) -> None:
@@ -125,6 +199,79 @@ class Collector:
         cells = (Cell(k, a, Layer(v)) for k, a, v in output.get(_INVENTORY, ()))
         self._run.inventory.update(dict.fromkeys(cells))
         self._run.refusal = self._run.refusal or output.get(_REFUSAL, "")
+
+
+class Inventory:
+    """Keeps the manifest of a run with ``--records``: at its start, once collected, at its end.
+
+    Under xdist the first worker knows what was collected and writes it there and then: a run that
+    is killed must leave it. The controller writes the rest.
+    """
+
+    WORKER: Final = "gw0"
+
+    def __init__(self, config: pytest.Config, run: Run, load: Callable[[], None]) -> None:
+        self._config = config
+        self._run = run
+        self._load = load  # declares the kernels, where no suite asked for them
+        self._records: Path = config.option.records.absolute()
+        self._deselected: list[Asked] = []
+        if not run.worker:
+            _begin(self._records, self._empty())
+
+    def _empty(self) -> Manifest:
+        from harness import manifest, record
+
+        return manifest.Manifest(
+            run=self._run.id,
+            started=_utc(time.time()),
+            seed=self._config.option.parity_seed,
+            versions=record.versions(),
+        )
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Keep what options drop."""
+        self._deselected += _all_asked(items)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Write what was claimed, collected and dropped."""
+        from harness import claims, manifest
+
+        self._load()
+        if self._run.refusal:
+            return
+        begun = manifest.read(manifest.beside(self._records))
+        found = replace(
+            claims.declared(begun, self._run.inventory),
+            collected=tuple(_all_asked(session.items)),
+            deselected=tuple(self._deselected),
+        )
+        manifest.write(self._records, found)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Say that the run ended in an orderly way, and how."""
+        from harness import manifest
+
+        if not self._run.worker:
+            manifest.end(self._records, finished=_utc(time.time()), status=int(session.exitstatus))
+
+
+def _begin(records: Path, empty: Manifest) -> None:
+    from harness import manifest
+
+    try:
+        manifest.write(records, empty)
+        records.write_text("", encoding="utf-8")
+    except OSError as error:
+        msg = f"--records={str(records)!r}: {error}"
+        raise pytest.UsageError(msg) from error
+
+
+def _all_asked(items: Sequence[pytest.Item]) -> Iterator[Asked]:
+    for item in items:
+        if (request := request_of(item)) is not None:
+            yield asked(item, request)
 
 
 def hand_over(run: Run, output: MutableMapping[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,18 @@ class Request:
     def id(self) -> str:
         """The item's id, e.g. ``rms_norm.triton-sm90-bfloat16``."""
         return "-".join(part for part in (self.cell.kernel, self.cell.arch, self.dtype) if part)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The command that repeats one case: where its test is, and the options that go with it."""
+
+    where: str
+    words: tuple[str, ...] = ()
+
+    def __call__(self, case: str) -> str:
+        """The command for the case of that id."""
+        return f"pytest {self.where} {shlex.join([*self.words, '--case', case])}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.arch import ARCHES, CPU
+from harness.atomic import write_text
 from harness.check import Settings
 from harness.power import matrix, report
 from harness.power.campaign import QUICK, BrokenOriginal, Campaign, Wanted
@@ -155,7 +156,7 @@ def _all(campaign: Campaign, options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _say(f"interrupted: {total - len(rows)} of {total} mutants were not tried")
     found = campaign.matrix(rows, rejections)
-    _write(options.out / "matrix.json", found.to_json())
+    write_text(options.out / "matrix.json", found.to_json())
     return _show(found, options)
 
 
@@ -165,11 +166,12 @@ def _report_only(options: argparse.Namespace) -> int:
 
 def _show(found: matrix.Matrix, options: argparse.Namespace) -> int:
     text = report.markdown(found)
-    _write(options.out / "report.md", text)
+    write_text(options.out / "report.md", text)
     with suppress(ImportError):
         report.plot(found, options.out / "power.svg")
     if options.into:
-        _write(options.into, report.insert(options.into.read_text("utf-8"), found, options.part))
+        before = options.into.read_text("utf-8")
+        write_text(options.into, report.insert(before, found, options.part))
     sys.stdout.write(f"{text}\n{report.last_line(found)}\n")
     return int(bool(report.doubts(found)))
 
@@ -200,14 +202,6 @@ def _declared(pyproject: Path) -> tuple[str, ...]:
     # Variants import no kernel; what comes before the kernels is imported once for all children.
     variants = tool.get("kernel-parity", {}).get("variants", [])
     return (*variants, *(found.split() if isinstance(found, str) else found))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _say(words: str) -> None:

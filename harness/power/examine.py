@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from harness import registry
-from harness.cells import Cell, Layer, cells_of
+from harness.cells import Cell, Layer, Outcome, cells_of
 from harness.check import Check, Scope, Settings
 from harness.judge import Judgement
 from harness.layers import CHECKS
@@ -92,8 +92,11 @@ class Watched(Check):
         self.seen.append((case, observation))
         return observation, judgement
 
-    def fail(self, problems: Sequence[str], case_id: str = "") -> None:
+    def fail(
+        self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG
+    ) -> None:
         """Tell a step that failed, and go on."""
+        del outcome
         key = self._key(case_id or WHOLE)
         self.watch.tell(
             Step(key=key, oracles=("check",), words=_short(problems[0]), outcome="fails")

@@ -17,7 +17,7 @@ from harness.emulation import emulate
 from harness.execute import build, execute
 from harness.judge import judge
 from harness.reference import evaluate
-from suites.bench import comparison, gemm, nvfp4, scaling
+from suites.bench import comparison, gemm, isolation, nvfp4, scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,8 +103,10 @@ def main() -> None:
             f" {whole / (call + reference):.2f} x (bare call {1000 * call:.1f} ms +"
             f" reference {1000 * reference:.1f} ms)"
         )
+    isolation.overhead("rms_norm.triton", "cpu")
     comparison.on_cpu()
     if archs := devices.present_archs():
+        isolation.overhead("rms_norm.triton", archs[0])
         device = devices.first_device(archs[0])
         comparison.on_cuda(device, comparison.GPU_SIZE, [None])
         gemm.on_cuda(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,10 @@ PASSED = Record(
     layer="numeric",
     check="test_matches_the_reference[float32]",
     verdict="passed",
+    outcome="passed",
     evidence="emulated",
 )
-FAILED = Record(**{**PASSED.__dict__, "layer": "boundary", "verdict": "failed"})
+FAILED = replace(PASSED, layer="boundary", verdict="failed", outcome="wrong")
 
 
 @pytest.fixture
@@ -169,7 +171,10 @@ BROKEN = {
     "unknown field": (PASSED.to_json().replace('"device"', '"gadget"'), "gadget"),
     "missing field": (PASSED.to_json().replace('"arch": "cpu", ', ""), "arch"),
     "unknown layer": (PASSED.to_json().replace('"numeric"', '"numerics"'), "'numerics'"),
-    "unknown verdict": (PASSED.to_json().replace('"passed"', '"fine"'), "'fine'"),
+    "unknown verdict": (
+        PASSED.to_json().replace('"verdict": "passed"', '"verdict": "fine"'),
+        "'fine'",
+    ),
     "unknown evidence": (PASSED.to_json().replace('"emulated"', '"hearsay"'), "'hearsay'"),
     "wrong type": (PASSED.to_json().replace('"kernel": "double.triton"', '"kernel": 7'), "kernel"),
 }

@@ -77,6 +77,12 @@ class FallsBack(Scale):
         return x * self.weight + self.shift
 
 
+class RunsAnother(Scale):
+    def forward(self, x: Tensor) -> Tensor:
+        report_launch(Launch("triton", "scale_rows", "their.kernels", None, (1,), {}))
+        return x * self.weight + self.shift
+
+
 class DropsAKey(Scale):
     def __init__(self) -> None:
         super().__init__()
@@ -136,6 +142,7 @@ FAULTS = (
     Fault(Wrong, "dense", "relative L2 0.01 from the dense twin; at most 1e-06, one rounding"),
     Fault(Reshaped, "dense", "shape (12,), dense (3, 4)"),
     Fault(FallsBack, "dense", "no launch was seen: a fallback computed this, not the kernel"),
+    Fault(RunsAnother, "dense", "launched triton:their.kernels.scale_rows and nothing of backend="),
     Fault(DropsAKey, "state", "state keys ('weight',), promised ('weight', 'shift')"),
     Fault(RenamesAKey, "state", "state keys ('weight', 'offset'), promised ('weight', 'shift')"),
     Fault(ForgetsOnLoading, "state", "a copy with the reloaded state computes other bits"),
@@ -144,6 +151,26 @@ FAULTS = (
     Fault(StopsGradients, "gradients", "no finite gradient for weight"),
     Fault(BlowsGradientsUp, "gradients", "no finite gradient for input 0"),
 )
+
+
+def declared(implementation: str) -> Kernel:
+    """The kernel that the modules here are over, by the name that it would have."""
+    return Kernel(
+        name=f"scale.{implementation}",
+        op="scale",
+        backend=implementation.partition(".")[0],
+        arch="sm90",
+        function=Scale.forward,
+        torch_op=None,
+        configs=(),
+        accumulates="fp32",
+        layouts=(),
+        instructions={},
+        spills={},
+        emulated=False,
+        deterministic=True,
+        place="",
+    )
 
 
 def findings(made: type[Scale]) -> Mapping[str, str]:
@@ -164,7 +191,7 @@ def findings(made: type[Scale]) -> Mapping[str, str]:
         )
 
     subject = Subject("scale", ("double",), Layer.MODULE, ("float32",), build, "here")
-    checks = modules.checks(subject, backend="triton", dtype="float32", device=CPU, seed=0)
+    checks = modules.checks(subject, kernel=declared("triton"), dtype="float32", device=CPU, seed=0)
     found = {}
     for name, check in checks.items():
         subject_name, dtype, last = name.split("-")
@@ -193,28 +220,13 @@ def test_a_module_is_told_which_variant_is_under_test(
 ) -> None:
     asked = list[str]()
 
-    def checks(_: object, *, backend: str, **__: object) -> dict[str, object]:
-        asked.append(backend)
+    def checks(_: object, *, kernel: Kernel, **__: object) -> dict[str, object]:
+        asked.append(kernel.implementation)
         return {}
 
     monkeypatch.setattr(modules, "checks", checks)
     check: Any = SimpleNamespace(
-        kernel=Kernel(
-            name=f"scale.{told}",
-            op="scale",
-            backend="cuda",
-            arch="sm90",
-            function=scale_rows,
-            torch_op=None,
-            configs=(),
-            accumulates="fp32",
-            layouts=(),
-            instructions={},
-            spills={},
-            emulated=False,
-            deterministic=True,
-            place="",
-        ),
+        kernel=declared(told),
         subjects=[SimpleNamespace(dtypes=("float32",))],
         device=CPU,
         settings=SimpleNamespace(seed=0),

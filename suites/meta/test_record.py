@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cells import Cell, Evidence, Layer, Verdict
+from harness.cells import Cell, Evidence, Layer, Outcome, Verdict
 from harness.record import SCHEMA, InvalidRecord, Record, from_json, read, versions
 from suites.meta.laws import LAW
 
@@ -24,7 +24,14 @@ RECORD = Record(
     layer="numeric",
     check="test_matches_the_reference[float16]",
     verdict="failed",
+    outcome="wrong",
     evidence="device",
+    dtype="float16",
+    run="5eed",
+    worker="gw1",
+    started="2026-11-22T06:30:00.125+00:00",
+    backend="triton",
+    launched=["triton:kernels.norm.triton._rms_norm"],
     figures={"cases": 160, "worst_in_budget": 1.5},
     case="rms_norm.triton/m=1,n=2,dtype=float16,eps=1e-06,values=ties,seed=3",
     message="y: budget: 1 of 2 elements wrong\n  ✗ in row 0",
@@ -34,12 +41,13 @@ RECORD = Record(
 )
 words = st.text(max_size=20)
 records = st.builds(
-    Record,
+    lambda outcome, **fields: Record(verdict=str(outcome.verdict), outcome=str(outcome), **fields),
+    outcome=st.sampled_from(Outcome),
     kernel=words,
     arch=words,
     layer=st.sampled_from([str(layer) for layer in Layer]),
     check=words,
-    verdict=st.sampled_from(("passed", "failed", "skipped")),
+    launched=st.lists(words, max_size=2),
     evidence=st.sampled_from([str(evidence) for evidence in Evidence]),
     figures=st.dictionaries(
         words, st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -48,6 +56,8 @@ records = st.builds(
     message=words,
     seed=st.integers(),
     source=words,
+    run=words,
+    started=words,
     versions=st.dictionaries(words, words),
     device=st.dictionaries(words, words),
     seconds=st.floats(0, 1e6),
@@ -75,7 +85,13 @@ def test_a_record_knows_its_cell() -> None:
 
 
 def test_the_words_of_a_verdict_are_written_as_text() -> None:
-    record = replace(RECORD, layer=Layer.COMPILE, verdict=Verdict.PASSED, evidence=Evidence.FAKE)
+    record = replace(
+        RECORD,
+        layer=Layer.COMPILE,
+        verdict=Verdict.PASSED,
+        outcome=Outcome.PASSED,
+        evidence=Evidence.FAKE,
+    )
     fields = json.loads(record.to_json())
     assert (fields["layer"], fields["verdict"], fields["evidence"]) == ("compile", "passed", "fake")
     assert fields["schema"] == SCHEMA
@@ -102,12 +118,16 @@ def without(field: str) -> str:
         ("\n", "not JSON"),
         ("not json", "not JSON"),
         (RECORD.to_json()[:100], "not JSON .*was cut off while written"),
-        ("null", "schema=None, this version reads 1"),
-        ("[]", r"schema=\[\], this version reads 1"),
-        ("{}", "schema=None, this version reads 1"),
+        ("null", "schema=None, this version reads 2"),
+        ("[]", r"schema=\[\], this version reads 2"),
+        ("{}", "schema=None, this version reads 2"),
         (without("schema"), "schema=None"),
-        (changed(schema=SCHEMA + 1), "schema=2, this version reads 1; make the records again"),
-        (changed(schema="1"), "schema='1'"),
+        (changed(schema=SCHEMA + 1), "schema=3, this version reads 2; make the records again"),
+        (changed(schema=1), "schema=1, this version reads 2; make the records again"),
+        (changed(schema="2"), "schema='2'"),
+        (changed(outcome="broken"), "'broken' is not a valid Outcome"),
+        (changed(outcome="unavailable"), "outcome='unavailable' is none of verdict='failed'"),
+        (changed(launched="triton:f"), "launched='triton:f' is a str"),
         (changed(verdict="maybe"), "'maybe' is not a valid Verdict"),
         (changed(verdict="uncovered"), "uncovered"),
         (changed(evidence="hearsay"), "'hearsay' is not a valid Evidence"),

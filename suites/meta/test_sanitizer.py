@@ -319,6 +319,7 @@ def test_the_table_has_the_column_only_where_it_was_asked_for() -> None:
                 layer=layer,
                 check="c",
                 verdict="passed",
+                outcome="passed",
                 evidence="device",
             )
             for layer in layers

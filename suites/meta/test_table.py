@@ -25,6 +25,7 @@ def record(cell: Cell, verdict: str, evidence: str = "device") -> Record:
         layer=cell.layer,
         check="test",
         verdict=verdict,
+        outcome={"passed": "passed", "failed": "wrong", "skipped": "unavailable"}[verdict],
         evidence=evidence,
     )
 

@@ -335,6 +335,7 @@ def test_the_summary_has_a_line_for_each_check_that_measured() -> None:
         layer="numeric",
         check="c",
         verdict="passed",
+        outcome="passed",
         evidence="device",
         figures=figures,
     )

@@ -1,0 +1,56 @@
+"""What the declarations of this process claim, and on which machine, as a manifest says it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness import device, registry
+from harness.execute import source_hash
+from harness.layers import CHECKS
+from harness.manifest import Asked, KernelFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from harness.cells import Cell
+    from harness.declare import Kernel
+    from harness.manifest import Manifest
+
+
+def declared(begun: Manifest, cells: Collection[Cell]) -> Manifest:
+    """The manifest of a run with the cells that it claims, the kernels and this machine."""
+    archs = device.present_archs()
+    names = dict.fromkeys(cell.kernel for cell in cells)  # whatever a test imported besides
+    return replace(
+        begun,
+        archs=archs,
+        device=device.describe(device.first_device(archs[0]) if archs else torch.device("cpu")),
+        kernels={name: _facts(registry.kernel(name)) for name in names},
+        cells=tuple((cell.kernel, cell.arch, str(cell.layer)) for cell in cells),
+        claimed=tuple(claimed(cells)),
+        not_loaded={name: str(error) for name, error in registry.load_errors().items()},
+    )
+
+
+def _facts(kernel: Kernel) -> KernelFacts:
+    return KernelFacts(
+        op=kernel.op,
+        backend=kernel.backend,
+        archs=kernel.archs,
+        dtypes=registry.op(kernel.op).dtypes,
+        source=source_hash(kernel),
+        configs=kernel.configs,
+    )
+
+
+def claimed(cells: Iterable[Cell]) -> Iterator[Asked]:
+    """The checks of the layers' table by which the cells are covered."""
+    for cell in cells:
+        op = registry.op(registry.kernel(cell.kernel).op)
+        for check in CHECKS:
+            if check.layer is cell.layer and check.applies_to(op):
+                for test, dtype in check.tests(op):
+                    yield Asked(cell.kernel, cell.arch, str(cell.layer), test, dtype)

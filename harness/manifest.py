@@ -1,0 +1,157 @@
+"""The manifest of a run: what was claimed, collected and dropped, whether or not it was run.
+
+Without it a check that left no record could not be told from one that nobody asked for. It lies
+beside the records, ``X.manifest.json`` beside ``X.jsonl``, and is documented in docs/records.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from harness.atomic import write_text
+from harness.record import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+SUFFIX: Final = ".manifest.json"
+
+
+class InvalidManifest(ValueError):
+    """A file that is no manifest, or of another schema; the message names file and field."""
+
+
+class Asked(NamedTuple):
+    """One check of one cell, by the words that its record has; ``dtype`` may be empty."""
+
+    kernel: str
+    arch: str
+    layer: str
+    check: str
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelFacts:
+    """What a kernel declares; ``source`` is the hash of the file that defines it."""
+
+    op: str
+    backend: str
+    archs: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    source: str
+    configs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A run and its inventory; times are in UTC, ISO 8601.
+
+    ``finished`` is empty until the run ended in an orderly way, ``status`` is pytest's exit status
+    then. ``archs`` and ``device`` are this machine's. ``cells`` is all that the declarations claim,
+    ``claimed`` the checks by which the layers' table covers them, ``collected`` those that were to
+    be run, ``deselected`` those that options dropped. ``not_loaded`` are declaring modules whose
+    import failed, so that their kernels are in no list.
+    """
+
+    run: str
+    started: str
+    finished: str = ""
+    status: int | None = None
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    archs: tuple[str, ...] = ()
+    device: Mapping[str, str] = field(default_factory=dict)
+    kernels: Mapping[str, KernelFacts] = field(default_factory=dict)
+    cells: tuple[tuple[str, str, str], ...] = ()
+    claimed: tuple[Asked, ...] = ()
+    collected: tuple[Asked, ...] = ()
+    deselected: tuple[Asked, ...] = ()
+    not_loaded: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """One JSON document, a line for each field, keys sorted."""
+        values = sorted(asdict(self).items())
+        lines = [f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in values]
+        return "{{\n{}\n}}\n".format(",\n".join(lines))
+
+
+def beside(records: Path) -> Path:
+    """Where the manifest of a records file lies."""
+    return records.with_name(f"{records.stem}{SUFFIX}")
+
+
+def write(records: Path, manifest: Manifest) -> None:
+    """Write the manifest of ``records``, all or nothing; raises OSError."""
+    write_text(beside(records), manifest.to_json())
+
+
+def end(records: Path, *, finished: str, status: int) -> None:
+    """Say in the manifest of ``records`` that its run ended in an orderly way."""
+    write(records, replace(read(beside(records)), finished=finished, status=status))
+
+
+def read(path: Path) -> Manifest:
+    """The manifest in a file; raises InvalidManifest, or OSError without the file."""
+    return from_json(path.read_text(encoding="utf-8", errors="backslashreplace"), where=str(path))
+
+
+def from_json(text: str, *, where: str = "manifest") -> Manifest:
+    """The manifest in ``text``; raises InvalidManifest, saying ``where`` it stands."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        msg = f"{where}: not JSON ({error}); the file is broken or was cut off while copied"
+        raise InvalidManifest(msg) from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        schema = found.get("schema") if isinstance(found, dict) else found
+        msg = f"{where}: schema={schema!r}, this version reads {SCHEMA}; make the records again"
+        raise InvalidManifest(msg)
+    try:
+        return _of(found)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        words = f"{error} is missing" if isinstance(error, KeyError) else error
+        msg = f"{where}: {words}; see docs/records.md for the fields of a manifest"
+        raise InvalidManifest(msg) from error
+
+
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "run": str,
+    "started": str,
+    "finished": str,
+    "status": (int, type(None)),
+    "seed": int,
+    "schema": int,
+    "versions": dict,
+    "device": dict,
+    "kernels": dict,
+    "not_loaded": dict,
+}
+
+
+def _of(found: dict[str, Any]) -> Manifest:
+    for name in (each.name for each in fields(Manifest)):
+        if not isinstance(found[name], _KINDS.get(name, list)):
+            msg = f"{name}={str(found[name])[:80]!r} is a {type(found[name]).__name__}"
+            raise TypeError(msg)
+    made = {
+        **found,
+        "archs": tuple(found["archs"]),
+        "kernels": {name: _kernel(value) for name, value in found["kernels"].items()},
+        "cells": tuple((k, a, v) for k, a, v in found["cells"]),
+        **{name: _asked(found[name]) for name in ("claimed", "collected", "deselected")},
+    }
+    return Manifest(**made)
+
+
+def _kernel(value: Mapping[str, Any]) -> KernelFacts:
+    lists = {name: tuple(value[name]) for name in ("archs", "dtypes", "configs")}
+    return KernelFacts(**{**value, **lists})
+
+
+def _asked(rows: Iterable[Iterable[str]]) -> tuple[Asked, ...]:
+    return tuple(Asked(*row) for row in rows)
