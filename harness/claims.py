@@ -13,24 +13,29 @@ from harness.layers import CHECKS
 from harness.manifest import Asked, KernelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from harness.cells import Cell
     from harness.declare import Kernel
     from harness.manifest import Manifest
 
 
-def declared(begun: Manifest, cells: Collection[Cell]) -> Manifest:
-    """The manifest of a run with the cells that it claims, the kernels and this machine."""
+def collected(
+    begun: Manifest, cells: Collection[Cell], kept: Sequence[Asked], dropped: Sequence[Asked]
+) -> Manifest:
+    """The manifest of a run once its checks are known, with cells, kernels and this machine."""
     archs = device.present_archs()
     names = dict.fromkeys(cell.kernel for cell in cells)  # whatever a test imported besides
+    found = {*kept, *dropped}
     return replace(
         begun,
         archs=archs,
         device=device.describe(device.first_device(archs[0]) if archs else torch.device("cpu")),
         kernels={name: _facts(registry.kernel(name)) for name in names},
         cells=tuple((cell.kernel, cell.arch, str(cell.layer)) for cell in cells),
-        claimed=tuple(claimed(cells)),
+        collected=tuple(kept),
+        deselected=tuple(dropped),
+        uncovered=tuple(each for each in claimed(cells) if each not in found),
         not_loaded={name: str(error) for name, error in registry.load_errors().items()},
     )
 

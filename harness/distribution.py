@@ -8,6 +8,7 @@ import pytest
 
 from harness import machine, order, workers
 from harness.cells import Layer
+from harness.reporting import asked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,15 +93,8 @@ def _seconds(
         return {}
     from harness import record
 
-    took = {(r.cell, r.check): r.seconds for r in record.read(path)}
-    return {i: took.get((r.cell, _name(i, r)), 0.0) for i, r in requests.items()}
-
-
-def _name(item: pytest.Item, request: Request) -> str:
-    """What a record calls the check."""
-    if request.dtype is None:
-        return item.name
-    return f"{getattr(item, 'originalname', '')}[{request.dtype}]"
+    took = {(r.kernel, r.arch, r.layer, r.check): r.seconds for r in record.read(path)}
+    return {i: took.get(asked(i, r)[:4], 0.0) for i, r in requests.items()}
 
 
 def _machine(config: pytest.Config) -> machine.Machine:

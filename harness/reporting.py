@@ -241,11 +241,8 @@ class Inventory:
         if self._run.refusal:
             return
         begun = manifest.read(manifest.beside(self._records))
-        found = replace(
-            claims.declared(begun, self._run.inventory),
-            collected=tuple(_all_asked(session.items)),
-            deselected=tuple(self._deselected),
-        )
+        kept = tuple(_all_asked(session.items))
+        found = claims.collected(begun, self._run.inventory, kept, self._deselected)
         manifest.write(self._records, found)
 
     @pytest.hookimpl(trylast=True)

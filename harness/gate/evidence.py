@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from harness import manifest, record
+from harness.atomic import PART
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from harness.manifest import KernelFacts, Manifest
     from harness.record import Record
+
+RECORDS: Final = ".jsonl"
+_ENDED: Final = frozenset({0, 1, 5})  # of pytest: passed, some failed, nothing was collected
 
 
 class CannotJudge(ValueError):
@@ -29,7 +39,11 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end, whatever it found."""
-        return bool(self.manifest.finished) and self.manifest.status in {0, 1, 5} and not self.cut
+        ended = bool(self.manifest.finished) and self.manifest.status in _ENDED
+        return ended and not self.cut
+
+    def __str__(self) -> str:
+        return f"run {self.manifest.run} ({self.path.name})"
 
 
 @dataclass(frozen=True)
@@ -44,17 +58,128 @@ class Merged:
         for run in self.runs:
             yield from run.records
 
-    @property
+    @cached_property
     def kernels(self) -> Mapping[str, KernelFacts]:
         """What each kernel declares."""
         return {name: facts for run in self.runs for name, facts in run.manifest.kernels.items()}
 
-    @property
+    @cached_property
     def cells(self) -> tuple[tuple[str, str, str], ...]:
         """All that any run claims: kernel, arch, layer."""
         return tuple(dict.fromkeys(cell for run in self.runs for cell in run.manifest.cells))
 
 
 def read(folder: Path) -> Merged:
-    """All records of ``folder`` with their manifests; raises CannotJudge."""
-    raise NotImplementedError(folder)
+    """All records of ``folder``, and of folders in it, with their manifests; raises CannotJudge."""
+    files = _files(folder)
+    try:
+        runs = tuple(_read_run(path) for path in files)
+    except (record.InvalidRecord, manifest.InvalidManifest) as error:
+        raise CannotJudge(str(error)) from error
+    _refuse_the_same_run(runs)
+    _refuse_mixed_versions(runs)
+    _refuse_mixed_sources(runs)
+    return Merged(runs)
+
+
+@contextmanager
+def all_kept() -> Iterator[None]:
+    """Records are no garbage: to look for it among 100,000 of them takes longer than to judge."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _files(folder: Path) -> list[Path]:
+    """The records files; anything else but manifests is refused, as it may be evidence misnamed."""
+    if not folder.is_dir():
+        msg = f"records={str(folder)!r} is no folder; name the one that holds *.jsonl of --records"
+        raise CannotJudge(msg)
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    records = [path for path in found if path.name.endswith(RECORDS)]
+    manifests = {path for path in found if path.name.endswith(manifest.SUFFIX)}
+    half_written = {path for path in found if path.name.endswith(PART)}
+    if foreign := [p for p in found if p not in {*records, *manifests, *half_written}]:
+        names = ", ".join(str(path.relative_to(folder)) for path in foreign[:3])
+        msg = (
+            f"records={str(folder)!r} holds {len(foreign)} files that are neither *{RECORDS} nor "
+            f"*{manifest.SUFFIX}: {names}; move them elsewhere"
+        )
+        raise CannotJudge(msg)
+    _refuse_singles(records, manifests)
+    if not records:
+        msg = f"records={str(folder)!r} holds no *{RECORDS}; make them with pytest --records"
+        raise CannotJudge(msg)
+    return records
+
+
+def _refuse_singles(records: Iterable[Path], manifests: set[Path]) -> None:
+    wanted = {manifest.beside(path): path for path in records}
+    for missing in sorted(wanted.keys() - manifests):
+        msg = f"{wanted[missing]}: its manifest {missing.name} is not beside it; copy both files"
+        raise CannotJudge(msg)
+    for alone in sorted(manifests - wanted.keys()):
+        msg = f"{alone}: the records that it belongs to are not beside it; copy both files"
+        raise CannotJudge(msg)
+
+
+def _read_run(path: Path) -> Run:
+    found = manifest.read(manifest.beside(path))
+    records, cut = record.read_all(path)
+    for other in {each.run for each in records} - {found.run}:
+        msg = (
+            f"{path}: run={other!r} in a record, run={found.run!r} in the manifest beside it; "
+            "the two files are of different runs"
+        )
+        raise CannotJudge(msg)
+    claimed = set(found.cells)
+    for cell in {(each.kernel, each.arch, each.layer) for each in records} - claimed:
+        msg = f"{path}: {'-'.join(cell)} is no cell of the manifest beside it, which claims "
+        msg += f"{len(claimed)}; the records are of something else, or the manifest is of a run "
+        msg += "whose first worker died while it collected"
+        raise CannotJudge(msg)
+    return Run(path, found, records, cut)
+
+
+def _refuse_the_same_run(runs: Iterable[Run]) -> None:
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if (other := seen.setdefault(run.manifest.run, run)) is not run:
+            msg = f"{other.path} and {run.path} are the same run {run.manifest.run!r}; keep one"
+            raise CannotJudge(msg)
+
+
+def _refuse_mixed_versions(runs: Iterable[Run]) -> None:
+    found: dict[str, Run] = {}
+    for run in runs:
+        own = [run.manifest.versions, *(each.versions for each in run.records)]
+        found |= dict.fromkeys({v.get("kernel-parity", "") for v in own}, run)
+    if len(found) > 1:
+        words = ", ".join(f"{version!r} in {run.path}" for version, run in found.items())
+        msg = f"records of several versions of kernel-parity: {words}; make them with one"
+        raise CannotJudge(msg)
+
+
+def _refuse_mixed_sources(runs: Iterable[Run]) -> None:
+    found: defaultdict[str, dict[str, Run]] = defaultdict(dict)
+    for run in runs:
+        facts = {(name, kernel.source) for name, kernel in run.manifest.kernels.items()}
+        for name, source in {*facts, *((each.kernel, each.source) for each in run.records)}:
+            found[name][source] = run
+    for name, sources in sorted(found.items()):
+        if len(sources) > 1:
+            words = ", ".join(f"{source} in {run.path}" for source, run in _by_file(sources))
+            msg = (
+                f"kernel {name!r} has several source hashes: {words}; its file changed between "
+                "these runs, so make all records from one checkout"
+            )
+            raise CannotJudge(msg)
+
+
+def _by_file(sources: Mapping[str, Run]) -> list[tuple[str, Run]]:
+    """Hashes with the run that has each, in the order of their files."""
+    return sorted(sources.items(), key=lambda pair: (str(pair[1].path), pair[0]))

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from harness.arch import CPU
+from harness.cells import Evidence, Layer, Verdict
+from harness.gate import clocks
+from harness.gate.checks import Seen, gravest, launched_nothing, missing, seen
+from harness.gate.contract import nearest
+from harness.gate.evidence import CannotJudge
+from harness.gate.holes import FAILURES, Hole, Status
+from harness.gate.policy import Policies, base
+from harness.manifest import Asked
 
 if TYPE_CHECKING:
-    import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from harness.gate.contract import Contract
-    from harness.gate.evidence import Merged
+    from harness.gate.contract import Contract, Excuse
+    from harness.gate.evidence import Merged, Run
+    from harness.gate.policy import Policy
+    from harness.record import Record
 
+__all__ = ["Finding", "Hole", "Judgement", "Status", "judge"]
 
-class Status(StrEnum):
-    """What the gate makes of a cell and dtype."""
-
-    GREEN = "green"
-    RED = "red"
-    EXCUSED = "excused"  # an exception or a known failure, with a reference and not expired
-    RETAINED = "retained"  # claimed and recorded, but not gating
-
-
-class Hole(StrEnum):
-    """Why a cell is not green."""
-
-    FAILED = "failed"
-    CRASHED = "crashed"
-    HUNG = "hung"
-    SKIPPED = "skipped"
-    DESELECTED = "deselected"
-    LOST = "lost"  # collected, and no record
-    UNCOVERED = "uncovered"  # never collected
-    NO_CASES = "no_cases"
-    TOO_FEW_CASES = "too_few_cases"
-    OTHER_BACKEND = "other_backend"
-    WEAK_EVIDENCE = "weak_evidence"
-    EXPIRED = "expired"
-    UNEXPECTED_PASS = "unexpected_pass"  # noqa: S105 - no password
-    UNFINISHED = "unfinished"  # the run was killed
+_ENDS: Final = {2: "was interrupted", 3: "ended with an internal error", 4: "was refused by pytest"}
+_SAID: Final = 20  # notes of one kind
+_UNSEEN: Final = "passed, and no launch of a kernel was seen; something else computed the result"
 
 
 @dataclass(frozen=True)
@@ -82,10 +73,245 @@ def judge(
     archs: Sequence[str] = (),
     *,
     kernels: Sequence[str] = (),
-    today: dt.date | None = None,
+    now: dt.datetime | None = None,
 ) -> Judgement:
     """Compare; ``archs`` and ``kernels`` (patterns) restrict what is judged, empty ones do not.
 
-    Raises CannotJudge for a contract or an arch that the inventory does not know.
+    The cells of the arch ``cpu`` belong to every arch that their kernel claims. Raises CannotJudge
+    for an arch or a kernel, and InvalidContract for a pattern, that the inventory does not know.
     """
-    raise NotImplementedError((contract, merged, archs, kernels, today))
+    now = now or dt.datetime.now(dt.UTC)
+    gathered = _Gathered.of(merged)
+    policies = Policies(contract, gathered.asked, now.date())
+    wanted = _wanted(merged, archs, kernels)
+    cells = _of_cells(gathered, policies, wanted)
+    findings = (*_of_runs(merged), *_of_archs(gathered, wanted, archs), *cells)
+    if all(each.status is Status.RETAINED for each in cells):
+        words = "none of these cells gates; a gate that asks for nothing is not green"
+        findings = (Finding("", "", "", "", Status.RED, Hole.UNCOVERED, words), *findings)
+    notes = (*(n for run in merged.runs for n in clocks.notes(run, now)), *gathered.notes())
+    return Judgement(findings, notes, tuple(archs), tuple(r.manifest.run for r in merged.runs))
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """All that is known of each check, over all runs."""
+
+    merged: Merged
+    asked: Mapping[Asked, None]  # an ordered set
+    collected: Mapping[Asked, Run]
+    deselected: frozenset[Asked]
+    records: Mapping[tuple[str, ...], list[Record]]
+
+    @classmethod
+    def of(cls, merged: Merged) -> _Gathered:
+        collected: dict[Asked, Run] = {}
+        asked: dict[Asked, None] = {}
+        for run in merged.runs:
+            collected |= dict.fromkeys(run.manifest.collected, run)
+            asked |= dict.fromkeys(run.manifest.uncovered)
+            asked |= dict.fromkeys(run.manifest.deselected)
+        asked |= dict.fromkeys(collected)
+        records: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
+        for found in merged.records:
+            # A plain tuple equals the `Asked` of these words, and takes a third of its time.
+            key = (found.kernel, found.arch, found.layer, found.check, found.dtype)
+            records[key].append(found)
+        asked |= {Asked(*key): None for key in records.keys() - asked.keys()}
+        covered = {each[:3] for each in asked}
+        asked |= {Asked(*cell, "", ""): None for cell in merged.cells if cell not in covered}
+        deselected = frozenset(each for run in merged.runs for each in run.manifest.deselected)
+        return cls(merged, asked, collected, deselected, records)
+
+    def seen(self, asked: Asked, policy: Policy, backend: str) -> Seen:
+        """What was found about one check."""
+        if found := self.records.get(asked):
+            return seen(asked, policy, found, backend)
+        return missing(asked, policy, self.collected, self.deselected)
+
+    def notes(self) -> Iterator[str]:
+        """Checks that ran more than once and came to different ends; versions that differ."""
+        differing = [
+            "duplicate: {3} of {0} on {1}, {2}: ".format(*asked)
+            + ", ".join(f"{each.verdict} in run {each.run}" for each in found)
+            + "; the failure counts"
+            for asked, found in self.records.items()
+            if len(found) > 1 and len({r.verdict for r in found} - {Verdict.SKIPPED}) > 1
+        ]
+        yield from differing[:_SAID]
+        if len(differing) > _SAID:
+            yield f"duplicate: {len(differing) - _SAID} more such checks"
+        for name in sorted({name for run in self.merged.runs for name in run.manifest.versions}):
+            found = {run.manifest.versions.get(name, "none") for run in self.merged.runs}
+            if len(found) > 1:
+                yield f"versions: runs used {name} {', '.join(sorted(found))}"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    kernels: frozenset[str]
+    archs: frozenset[str]
+
+    def __contains__(self, cell: tuple[str, ...]) -> bool:
+        return cell[0] in self.kernels and cell[1] in self.archs
+
+
+def _wanted(merged: Merged, archs: Sequence[str], kernels: Sequence[str]) -> _Wanted:
+    every, known = merged.kernels, {arch for _, arch, _ in merged.cells}
+    for pattern in kernels:
+        if not any(fnmatchcase(name, pattern) for name in every):
+            msg = f"kernel={pattern!r} matches none of these records; {nearest(pattern, every)}"
+            raise CannotJudge(msg)
+    for arch in archs:
+        if arch not in known:
+            msg = f"arch={arch!r} is claimed by no kernel of these records; {nearest(arch, known)}"
+            raise CannotJudge(msg)
+    chosen = {name for name in every if not kernels or _matches(name, kernels)}
+    on_arch = {k for k, a, _ in merged.cells if not archs or a in archs}
+    return _Wanted(frozenset(chosen & on_arch), frozenset({CPU, *archs} if archs else known))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _of_cells(gathered: _Gathered, policies: Policies, wanted: _Wanted) -> tuple[Finding, ...]:
+    cells: defaultdict[tuple[str, str, str], list[Asked]] = defaultdict(list)
+    for asked in gathered.asked:
+        cells[asked[:3]].append(asked)
+    return tuple(
+        finding
+        for cell, checks in cells.items()
+        if cell in wanted
+        for finding in _of_cell(cell, checks, gathered, policies)
+    )
+
+
+def _of_cell(
+    cell: tuple[str, str, str], checks: list[Asked], gathered: _Gathered, policies: Policies
+) -> Iterator[Finding]:
+    backend, policy = gathered.merged.kernels[cell[0]].backend, policies.of_cell(cell)
+    groups: defaultdict[str, list[Seen]] = defaultdict(list)
+    for asked in checks:
+        found = gathered.seen(asked, policy(asked.dtype, base(asked.check)), backend)
+        groups[asked.dtype].append(found)
+    return (_finding(found, gathered, policies) for found in groups.values())
+
+
+def _finding(found: list[Seen], gathered: _Gathered, policies: Policies) -> Finding:
+    kernel, arch, layer, _, dtype = found[0].asked
+    if layer == Layer.NUMERIC and launched_nothing(
+        r for each in found for r in gathered.records.get(each.asked, ())
+    ):
+        found = [each if each.hole else each.but(Hole.OTHER_BACKEND, _UNSEEN) for each in found]
+    gating = [each for each in found if each.policy.gating]
+    status, hole, words, reference = _of_gating(gating, policies) if gating else _of_retained(found)
+    return Finding(kernel, arch, layer, dtype, status, hole, words, reference)
+
+
+_Said = tuple[Status, Hole | None, str, str]
+
+
+def _of_retained(found: list[Seen]) -> _Said:
+    policy = found[0].policy
+    holes = [each for each in found if each.hole is not None]
+    words = _words(holes) if holes else ""
+    said = "; ".join(part for part in (f"retained: {policy.because}", words) if part)
+    return Status.RETAINED, gravest(holes).hole if holes else None, said, policy.reference
+
+
+def _of_gating(found: list[Seen], policies: Policies) -> _Said:
+    if policies.knows_failures and (unexpected := _unexpected_pass(found, policies)):
+        return unexpected
+    holes = [each for each in found if each.hole is not None]
+    if not holes:
+        return Status.GREEN, None, "", ""
+    excused: list[tuple[Seen, Excuse]] = []
+    red: list[Seen] = []
+    for each in holes:
+        excuses = _excuses(each, policies)
+        valid = next((e for e in excuses if not policies.is_past(e)), None)
+        if valid is not None:
+            excused.append((each, valid))
+        else:
+            red.append(_expired(each, excuses))
+    if red:
+        return Status.RED, gravest(red).hole, _words(red), ""
+    worst = gravest([each for each, _ in excused])
+    excuse = next(excuse for each, excuse in excused if each is worst)
+    words = f"{_words([each for each, _ in excused])}; excused: {excuse.because}"
+    return Status.EXCUSED, worst.hole, words, excuse.reference
+
+
+def _excuses(each: Seen, policies: Policies) -> list[Excuse]:
+    known = policies.known_failures if each.hole in FAILURES else policies.exceptions
+    return [excuse for excuse in known(each.asked) if each.hole in excuse.holes]
+
+
+def _expired(each: Seen, excuses: Sequence[Excuse]) -> Seen:
+    """A hole that an entry of the contract excused once."""
+    entry = excuses[0] if excuses else each.policy.lapsed
+    if entry is None:
+        return each
+    words = f"{entry.where} expired on {entry.expires} ({entry.reference}), and still {each.hole}"
+    return each.but(Hole.EXPIRED, f"{words}: {each.words}")
+
+
+def _unexpected_pass(found: list[Seen], policies: Policies) -> _Said | None:
+    """A known failure none of whose checks fails any more, all of them having run."""
+    entries: defaultdict[str, list[tuple[Seen, Excuse]]] = defaultdict(list)
+    for each in found:
+        for entry in policies.known_failures(each.asked):
+            entries[entry.where].append((each, entry))
+    for where, pairs in entries.items():
+        if all(each.hole is None for each, _ in pairs):
+            words = f"passed, though {where} knows it as a failure; remove that entry"
+            return Status.RED, Hole.UNEXPECTED_PASS, words, pairs[0][1].reference
+    return None
+
+
+def _words(found: list[Seen]) -> str:
+    """The gravest in words, and how many more."""
+    worst = gravest(found)
+    name = f"{worst.asked.check}: " if worst.asked.check else ""
+    others = Counter(str(each.hole) for each in found if each is not worst)
+    more = ", ".join(f"{count} {hole}" for hole, count in others.items())
+    return f"{name}{worst.words}" + (f"; {more} more" if more else "")
+
+
+def _of_runs(merged: Merged) -> Iterator[Finding]:
+    for run in merged.runs:
+        if not run.finished:
+            yield Finding("", "", "", "", Status.RED, Hole.UNFINISHED, _unfinished(run))
+    failed = [run.manifest.not_loaded for run in merged.runs]
+    for module in sorted(set.intersection(*map(set, failed)) if failed else ()):
+        words = f"{module} could not be imported, so its kernels are not here: {failed[0][module]}"
+        yield Finding("", "", "", "", Status.RED, Hole.UNCOVERED, words)
+
+
+def _unfinished(run: Run) -> str:
+    known = run.manifest
+    end = _ENDS.get(known.status or 0, "did not come to its end")
+    if known.finished and run.cut:
+        end = "has a last line that is cut off"
+    recorded = len({(r.kernel, r.arch, r.layer, r.check) for r in run.records})
+    files = f"{run.path.name} and its manifest"
+    counts = f"{recorded} of {len(known.collected)} collected checks have a record"
+    return f"{run} {end}; {counts}; run it again, or take {files} away"
+
+
+def _of_archs(gathered: _Gathered, wanted: _Wanted, archs: Sequence[str]) -> Iterator[Finding]:
+    """An arch that was asked for, and on which nothing was run, is red whatever is retained."""
+    ran = {
+        asked[1]
+        for asked, found in gathered.records.items()
+        if asked[1] in archs and asked in wanted and any(map(_ran, found))
+    }
+    for arch in archs:
+        if arch not in {CPU, *ran}:
+            words = f"no check ran on {arch}: none of its records has evidence 'device'"
+            yield Finding("", arch, "", "", Status.RED, Hole.WEAK_EVIDENCE, words)
+
+
+def _ran(found: Record) -> bool:
+    return found.verdict == Verdict.PASSED and found.evidence == Evidence.DEVICE
