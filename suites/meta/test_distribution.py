@@ -91,6 +91,15 @@ def test_a_mistyped_option_is_refused(project: Project, option: str) -> None:
     assert f"{option.partition('=')[0]}='{option.partition('=')[2]}' is no " in said
 
 
+def test_former_records_are_read_before_anything_runs(project: Project) -> None:
+    path = project.pytester.path / "former.jsonl"
+    path.write_text("{}\n")
+    assert "former.jsonl:1: schema=None" in refusal(project.run(*NUMERIC, f"--seconds-from={path}"))
+    same = (f"--seconds-from={path}", f"--records={path}")
+    assert "is what --records writes anew" in refusal(project.run(*NUMERIC, *same))
+    assert path.read_text() == "{}\n"
+
+
 def test_the_seed_decides_on_the_order(project: Project) -> None:
     def order(seed: int) -> list[str]:
         asked = ("--pyargs", "suites.numeric", "suites.boundary", "-m", "cpu", "--collect-only")
