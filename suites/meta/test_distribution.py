@@ -70,13 +70,6 @@ def test_workers_have_devices_of_their_own(project: Project) -> None:
     )
 
 
-def test_a_machine_without_devices_is_as_ever(project: Project) -> None:
-    pretend(project)
-    result = project.run_apart("-n", "1", "test_tells.py")
-    result.assert_outcomes(passed=8)
-    result.stdout.no_fnmatch_line("*workers on*")
-
-
 def test_what_does_not_fit_is_a_usage_error(project: Project) -> None:
     pretend(project, "sm90")
     said = refusal(project.run_apart("-n", "2", "--device-memory=60", "test_tells.py"))
