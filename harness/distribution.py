@@ -8,6 +8,7 @@ import pytest
 
 from harness import machine, order, workers
 from harness.cells import Layer
+from harness.reporting import asked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _PLACE: Final = "kernel_parity_place"
 _HANDS: Final = "kernel_parity_hands"
 MACHINE: Final = pytest.StashKey[machine.Machine]()
+_TOOK: Final = pytest.StashKey[dict[tuple[str, ...], float]]()
 _HEADER: Final = pytest.StashKey[str]()
 
 
@@ -33,10 +35,11 @@ def auto_workers(config: pytest.Config) -> int | None:
 def configure(config: pytest.Config) -> None:
     """Take this worker's place; in the controller, decide on all; in the only process, bound it.
 
-    Raises pytest.UsageError where the machine has too little for what is asked.
+    Raises pytest.UsageError where the machine has too little, and for records that are none.
     """
     given = getattr(config, "workerinput", None)
     try:
+        config.stash[_TOOK] = _former(config)
         if given is not None:
             _take(workers.Place(*map(tuple, given.get(_PLACE, ((), ())))))
         elif count := len(getattr(config.option, "tx", None) or ()):
@@ -87,20 +90,21 @@ def _seconds(
     config: pytest.Config, requests: Mapping[pytest.Item, Request]
 ) -> dict[pytest.Item, float]:
     """What each check took in the run whose records are given."""
-    path = config.option.seconds_from
+    took = config.stash[_TOOK]
+    return {i: took.get(asked(i, r)[:4], 0.0) for i, r in requests.items()} if took else {}
+
+
+def _former(config: pytest.Config) -> dict[tuple[str, ...], float]:
+    """Seconds of checks by the words of their records; raises InvalidRecord, a ValueError."""
+    path, written = config.option.seconds_from, config.option.records
     if path is None:
         return {}
+    if written is not None and path.resolve() == written.resolve():
+        msg = f"--seconds-from={path} is what --records writes anew; give either another file"
+        raise ValueError(msg)
     from harness import record
 
-    took = {(r.cell, r.check): r.seconds for r in record.read(path)}
-    return {i: took.get((r.cell, _name(i, r)), 0.0) for i, r in requests.items()}
-
-
-def _name(item: pytest.Item, request: Request) -> str:
-    """What a record calls the check."""
-    if request.dtype is None:
-        return item.name
-    return f"{getattr(item, 'originalname', '')}[{request.dtype}]"
+    return {(r.kernel, r.arch, r.layer, r.check): r.seconds for r in record.read(path)}
 
 
 def _machine(config: pytest.Config) -> machine.Machine:

@@ -91,9 +91,9 @@ def _ask(environment: Mapping[str, str]) -> list[tuple[str, int]]:
             check=True,
             timeout=_SECONDS,
         )
-    except (OSError, subprocess.SubprocessError):
+        return [(str(arch), int(memory)) for arch, memory in json.loads(done.stdout)]
+    except (OSError, subprocess.SubprocessError, ValueError):
         return []
-    return [(str(arch), int(memory)) for arch, memory in json.loads(done.stdout)]
 
 
 def read_devices(driver: Any) -> list[tuple[str, int]]:  # noqa: ANN401 - a loaded library

@@ -44,7 +44,7 @@ class Setup:
 
     def run(self, devices: int, workers: int) -> Outcome:
         """Run the cells on the first ``devices``. Raises CellsFailed."""
-        timeline, records = self.folder / "timeline.json", self.folder / f"{devices}-{workers}"
+        timeline, records = self.folder / "timeline.json", self.folder / f"{workers}.jsonl"
         former = self.folder / "records.jsonl"
         start = time.perf_counter()
         done = subprocess.run(

@@ -70,13 +70,6 @@ def test_workers_have_devices_of_their_own(project: Project) -> None:
     )
 
 
-def test_a_machine_without_devices_is_as_ever(project: Project) -> None:
-    pretend(project)
-    result = project.run_apart("-n", "1", "test_tells.py")
-    result.assert_outcomes(passed=8)
-    result.stdout.no_fnmatch_line("*workers on*")
-
-
 def test_what_does_not_fit_is_a_usage_error(project: Project) -> None:
     pretend(project, "sm90")
     said = refusal(project.run_apart("-n", "2", "--device-memory=60", "test_tells.py"))
@@ -89,6 +82,15 @@ def test_what_does_not_fit_is_a_usage_error(project: Project) -> None:
 def test_a_mistyped_option_is_refused(project: Project, option: str) -> None:
     said = refusal(project.run(*NUMERIC, option))
     assert f"{option.partition('=')[0]}='{option.partition('=')[2]}' is no " in said
+
+
+def test_former_records_are_read_before_anything_runs(project: Project) -> None:
+    path = project.pytester.path / "former.jsonl"
+    path.write_text("{}\n")
+    assert "former.jsonl:1: schema=None" in refusal(project.run(*NUMERIC, f"--seconds-from={path}"))
+    same = (f"--seconds-from={path}", f"--records={path}")
+    assert "is what --records writes anew" in refusal(project.run(*NUMERIC, *same))
+    assert path.read_text() == "{}\n"
 
 
 def test_the_seed_decides_on_the_order(project: Project) -> None:
