@@ -1,5 +1,7 @@
 """Sets up each job on a fresh machine and runs it, with the versions of constraints.txt."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -69,6 +71,17 @@ def types(session: nox.Session) -> None:
     """Check types in strict mode, tests included."""
     install(session, *PROJECT["project"]["dependencies"], groups=("types",))
     session.run("mypy", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def gate(session: nox.Session) -> None:
+    """Judge records by the contract; nothing is installed. `-- --arch sm90 --records DIR`.
+
+    Exit status 0 for green, 1 for red, 2 for what cannot be judged: `session.run` knows no third.
+    """
+    command = [sys.executable, "-m", "harness.gate", *session.posargs]
+    if status := subprocess.run(command, check=False).returncode:
+        raise SystemExit(status)
 
 
 @nox.session

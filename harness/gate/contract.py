@@ -91,7 +91,7 @@ class Contract:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``nearest: 'kernel'; known: arch, ...``, for the end of a message."""
-    names = sorted(known)
+    names = sorted(map(str, known))
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     said = f"nearest: {near[0]!r}; " if near else ""
     return f"{said}known: {', '.join(names) or 'none'}"

@@ -93,8 +93,8 @@ def judge(
     ]
     if contract.drift != REPORT:
         findings += tuple(_of_drift(drift, policies) for drift in worse)
-    if not any(f.status in {Status.GREEN, Status.EXCUSED} for f in cells):
-        words = "nothing that gates was found good; a gate that asks for nothing is not green"
+    if all(each.status is Status.RETAINED for each in cells):
+        words = "none of these cells gates; a gate that asks for nothing is not green"
         findings = (Finding("", "", "", "", Status.RED, Hole.UNCOVERED, words), *findings)
     notes = (*(n for run in merged.runs for n in clocks.notes(run, now)), *gathered.notes())
     if contract.drift == REPORT:

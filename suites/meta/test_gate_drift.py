@@ -127,7 +127,7 @@ def test_what_got_worse_is_red(
             "red: double.triton cpu",
         ),
         (ENTRY.format("exceptions") + 'holes = ["skipped"]', 1, "red: double.triton cpu"),
-        (ENTRY.format("rules") + 'policy = "retained"', 1, "nothing that gates was found good"),
+        (ENTRY.format("rules") + 'policy = "retained"', 1, "none of these cells gates"),
     ],
 )
 def test_the_contract_says_what_drift_may_do(

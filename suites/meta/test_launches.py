@@ -20,6 +20,7 @@ from harness.launches import (
     Launch,
     capture_launches,
     executing,
+    name_launches,
     record_launches,
     report_launch,
     suspended,
@@ -52,6 +53,18 @@ def test_a_launch_is_described() -> None:
     assert launch.constants == {"BLOCK"}
     assert launch.options == {"num_warps": 2, "num_stages": 1}
     assert str(launch) == f"{__name__}.add[3]"
+
+
+def test_a_launch_that_a_scope_sees_is_named_once_and_keeps_no_tensor() -> None:
+    x, out = torch.zeros(40), torch.zeros(40)
+    with name_launches() as names:
+        with capture_launches():
+            launch_add(x, out)
+            launch_add(x, out)
+        assert names == {f"triton:{__name__}.add"}
+    with capture_launches():
+        launch_add(x, out)
+    assert names == {f"triton:{__name__}.add"}
 
 
 def test_captured_launches_do_not_execute() -> None:

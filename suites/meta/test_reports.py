@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from harness import manifest
 from harness.arch import CPU
 from suites.meta.absent import ABSENT, HERE_AND_AWAY
 from suites.meta.users_project import (
@@ -25,6 +27,8 @@ from suites.meta.users_project import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from harness.manifest import Manifest
 
 pytest_plugins = ("pytester",)
 
@@ -96,11 +100,17 @@ def test_records_are_the_run(project: Project) -> None:
 
 
 def test_workers_make_the_same_records(project: Project) -> None:
-    def said(*options: str) -> tuple[set[tuple[str, ...]], list[str], dict[str, int]]:
+    def said(*options: str) -> tuple[set[tuple[str, ...]], list[str], dict[str, int], Manifest]:
         result = project.run(*EVERYTHING, *options)
         facts = ("kernel", "arch", "layer", "check", "verdict", "evidence", "case", "message")
         made = {tuple(str(getattr(r, fact)) for fact in facts) for r in project.read()}
-        return made, table(result), ran(result)
+        kept = manifest.read(project.pytester.path / "build" / "records.manifest.json")
+        assert {(r.run, r.worker[:2]) for r in project.read()} == {
+            (kept.run, "gw" if options else "")
+        }
+        assert kept.finished > kept.started
+        kept = replace(kept, run="", started="", finished="")
+        return made, table(result), ran(result), kept
 
     alone = said()
     project.forget()

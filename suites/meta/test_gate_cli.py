@@ -1,0 +1,97 @@
+"""The gate's command: its words, its exit status, and that it needs nothing but Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+import harness
+from harness.gate.__main__ import main
+from suites.meta.gate_runs import ALL, HALF, failed, good, only, run_of, whole, write
+
+if TYPE_CHECKING:
+    from harness.gate.evidence import Merged
+
+ROOT: Final = Path(harness.__file__).parents[1]
+CONTRACT: Final = '[[tool.kernel-parity.gate.rules]]\npolicy = "gating"\n'
+GATE: Final = """
+import sys
+from harness.gate.__main__ import main
+status = main(sys.argv[1:])
+heavy = {"torch", "triton", "numpy", "pytest", "hypothesis", "xdist"} & set(sys.modules)
+assert not heavy, heavy
+raise SystemExit(status)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a contract that asks for everything, and one for records."""
+    (tmp_path / "contract.toml").write_text(CONTRACT)
+    (tmp_path / "records").mkdir()
+    return tmp_path
+
+
+def gate(folder: Path, merged: Merged, *arguments: str) -> int:
+    for run in merged.runs:
+        write(folder / "records", run)
+    where = (f"--records={folder / 'records'}", f"--contract={folder / 'contract.toml'}")
+    return main([*where, *arguments])
+
+
+def test_green(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gate(folder, whole()) == 0
+    assert capsys.readouterr().out == (
+        "gate: green; 12 green, 0 red, 0 excused, 0 retained, of 1 runs\n"
+    )
+
+
+def test_red_names_the_cell(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gate(folder, whole(only(HALF, failed(HALF)))) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("red: double.triton sm90 numeric float16: failed: test_matches_the")
+    assert last == "gate: RED; 11 green, 1 red, 0 excused, 0 retained, of 1 runs"
+
+
+def test_an_arch_is_judged_alone(folder: Path) -> None:
+    merged = whole(only(HALF, failed(HALF)))
+    assert gate(folder, merged, "--arch=sm100") == 0
+    assert gate(folder, merged, "--arch=sm100", "--arch=sm90") == 1
+    assert gate(folder, merged, "--arch=sm91") == 2
+
+
+@pytest.mark.parametrize("spoiled", ["records", "contract", "no contract"])
+def test_what_cannot_be_judged_says_why_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], spoiled: str
+) -> None:
+    if spoiled == "records":
+        (folder / "records" / "notes.txt").touch()
+    elif spoiled == "contract":
+        (folder / "contract.toml").write_text(CONTRACT.replace("gating", "gatting"))
+    else:
+        (folder / "contract.toml").unlink()
+    assert gate(folder, whole()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("cannot judge: ")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_nothing_but_python_is_imported(folder: Path) -> None:
+    """With records of all kinds; an isolated interpreter would not even find torch."""
+    write(folder / "records", run_of(map(good, ALL)))
+    write(folder / "records", run_of((failed(each) for each in ALL), name="b2"))
+    arguments = (f"--records={folder / 'records'}", f"--contract={folder / 'contract.toml'}")
+    done = subprocess.run(
+        [sys.executable, "-c", GATE, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "note: duplicate: " in done.stdout
