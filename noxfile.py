@@ -92,6 +92,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Try the gate's page in the Chromium of this machine."""
+    install(session, "--editable=.", groups=("tests",))
+    session.run("python", "-m", "pytest", "-m", "browser", "suites/meta", *session.posargs)
+
+
+@nox.session
 def calibrate(session: nox.Session) -> None:
     """Try the budget on thousands of correct results; `-- --device cuda --write` keeps them."""
     install(session, "--editable=.[e2e]", groups=("tests",))

@@ -176,7 +176,8 @@ class Check:
             if judgement.comparisons:
                 self.figures["worst_in_budget"] = min(self.worst, 1e300)  # JSON has no infinity
         if judgement.problems:
-            self.fail(judgement.problems, _id(case, kind))
+            compared = any(c.violations for c in judgement.comparisons.values())
+            self.fail(judgement.problems, _id(case, kind), compared=compared)
 
     def _note_errors(self, case: Case, judgement: Judgement) -> None:
         """Keep the errors of a compared case; of cases that share a key, the larger ones."""
@@ -256,12 +257,17 @@ class Check:
         if absent is not None:  # not before: a skip must not hide what failed
             raise absent
 
-    def fail(self, problems: list[str] | tuple[str, ...], case_id: str = "") -> None:
-        """Fail the check; raises ParityFailure with the whole report."""
+    def fail(
+        self, problems: list[str] | tuple[str, ...], case_id: str = "", *, compared: bool = False
+    ) -> None:
+        """Fail the check; raises ParityFailure with the whole report.
+
+        ``compared`` says that elements of an output are wrong, so that there are places to show.
+        """
         self.case = case_id
         title = f"{self.cell.kernel} on {self.cell.arch}, {self.cell.layer} ({self.cell.evidence})"
         reproduce = self.reproduce(case_id) if case_id else ""
-        raise ParityFailure(title, problems, case=case_id, reproduce=reproduce)
+        raise ParityFailure(title, problems, case=case_id, reproduce=reproduce, compared=compared)
 
     def count(self, figure: str) -> None:
         """Add one to a figure of the record."""

@@ -22,13 +22,20 @@ class ParityFailure(AssertionError):
     """A check of a cell failed; its text is the whole report of it."""
 
     def __init__(
-        self, title: str, problems: Sequence[str], *, case: str = "", reproduce: str = ""
+        self,
+        title: str,
+        problems: Sequence[str],
+        *,
+        case: str = "",
+        reproduce: str = "",
+        compared: bool = False,
     ) -> None:
         super().__init__(title)
         self.title = title
         self.problems = tuple(problems)
         self.case = case
         self.reproduce = reproduce
+        self.compared = compared  # elements of an output are wrong
         self.picture = ""
         self.first: ParityFailure | None = None  # what the search met before it shrank the case
 

@@ -87,6 +87,7 @@ def register_markers(config: pytest.Config) -> None:
         "for each; kind ends the ids of its cases; needs names a field of the op that is not empty",
     )
     add("markers", "gpu: a test of the harness itself that needs a CUDA device of any arch")
+    add("markers", "browser: a test of the harness itself that needs Chromium")
     _check_marker_expression(config)
 
 

@@ -20,6 +20,7 @@ from harness.reference import evaluate
 from harness.tally import Operands, as_matrix
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -31,28 +32,31 @@ _TILES: Final = 512  # along each axis: more than the picture has pixels for wou
 _BAND: Final = 1 << 22  # elements looked at together: bounds the memory
 
 
-def of_failure(check: Check, case_id: str, path: Path) -> bool:
-    """Run the case of a failure once more and write the picture of each output that is wrong.
+def of_failure(check: Check, case_id: str) -> list[Panel]:
+    """Run the case of a failure once more: the errors of each output that is wrong.
 
-    Returns whether there was one: a kernel that raises, or an output of another shape, has none.
+    There is none where a kernel raises, or returns an output of another shape.
     """
     op, case = check.op, parse(case_id)
     call, observation = execute(op, check.kernel, case, check.device)
     if observation.error is not None:
-        return False
+        return []
     panels = []
     for name, truth in evaluate(op, check.kernel, case, call.tensors).items():
         actual = observation.outputs[name]
         comparison = compare_with(actual, truth)
         if comparison.violations:
             panels.append(panel(name, actual, truth, comparison.where))
-    if panels:
-        from harness import drawing
+    return panels
 
-        cell = check.cell
-        title = f"{cell.kernel} on {cell.arch}, {cell.layer}, {case.dtype}"
-        drawing.write(path, title, case_id, panels)
-    return bool(panels)
+
+def draw(check: Check, case_id: str, panels: Sequence[Panel], path: Path) -> None:
+    """Write one PNG of all panels."""
+    from harness import drawing
+
+    cell = check.cell
+    title = f"{cell.kernel} on {cell.arch}, {cell.layer}, {parse(case_id).dtype}"
+    drawing.write(path, title, case_id, panels)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def panel(name: str, actual: Tensor, truth: Truth, where: str) -> Panel:
         band = slice(start, start + step)
         near = None if ties is None else ties[band]
         units = _errors(truth, left[band], right[band], scale[band], near)
-        parts.append(_tile_maxima(units, tile).cpu())
+        parts.append(tile_maxima(units, tile).cpu())
     return Panel(name, shape, torch.cat(parts), tile, truth.budget is None, where)
 
 
@@ -113,7 +117,8 @@ def _errors(
     return torch.where(same, 0.0, size.nan_to_num(torch.inf))
 
 
-def _tile_maxima(units: Tensor, tile: tuple[int, int]) -> Tensor:
+def tile_maxima(units: Tensor, tile: tuple[int, int]) -> Tensor:
+    """The largest value of each tile of a matrix; tiles at its ends may be smaller."""
     short = [-length % block for length, block in zip(units.shape, tile, strict=True)]
     padded = torch.nn.functional.pad(units, (0, short[1], 0, short[0]))
     maxima: Tensor = padded.unflatten(1, (-1, tile[1])).unflatten(0, (-1, tile[0])).amax((1, 3))

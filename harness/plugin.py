@@ -6,13 +6,13 @@ It imports neither torch nor Hypothesis before a suite asks for cells.
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from harness import browser, reproduction
 from harness.cells import Layer
 from harness.options import (
     add_options,
@@ -30,8 +30,8 @@ from harness.reporting import (
     Inventory,
     Run,
     attach_record,
-    draw,
     hand_over,
+    locate,
     outcome_of,
     request_of,
     summarize,
@@ -182,7 +182,9 @@ def _is_ours(item: pytest.Item) -> bool:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs an arch, any GPU or a kernel language that is not here, with the reason."""
+    """Skip what needs an arch, a GPU, a language or a browser that is not here, with the reason."""
+    if item.get_closest_marker("browser") and not browser.executable():
+        pytest.skip(browser.MISSING)
     request, any_gpu = request_of(item), item.get_closest_marker("gpu")
     if not any_gpu and (request is None or not request.cell.needs_device):
         return
@@ -247,9 +249,7 @@ def _reproduction(item: pytest.Item, request: Request, case: str) -> str:
         where = item.path.relative_to(item.config.invocation_params.dir).as_posix()
     except ValueError:
         where = f"--pyargs {item.getparent(pytest.Module).obj.__name__}"  # type: ignore[union-attr]
-    declare = [f"--declare={target}" for target in item.config.option.declare]
-    words = [*declare, "-m", request.cell.arch, "--case", case]
-    return f"pytest {where} {shlex.join(words)}"
+    return reproduction.of_case(where, request.cell.arch, case, declare=item.config.option.declare)
 
 
 def _show_progress(config: pytest.Config, words: str) -> None:
@@ -275,7 +275,7 @@ def pytest_runtest_makereport(
     from harness.judge import ParityFailure
 
     if call.excinfo is not None and isinstance(call.excinfo.value, ParityFailure):
-        draw(item, request, call.excinfo.value)
+        locate(item, request, call.excinfo.value)
         report.longrepr = str(call.excinfo.value)
         report.sections = []  # what compilers log while tracing buries the report
     if report.when == "call" or not report.passed:

@@ -49,22 +49,31 @@ CHECK: Final[pytest.StashKey[Check]] = pytest.StashKey()
 RUN: Final = pytest.StashKey[Run]()
 
 
-def draw(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
-    """With ``--error-images``, put the path of a picture into a failed comparison's report."""
-    folder, check = item.config.option.error_images, item.stash[CHECK]
-    if folder is None or request.cell.layer is not Layer.NUMERIC or request.kind:
-        return
-    from harness import picture
+def locate(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
+    """Put where a failed comparison's errors lie into its record; draw them if that is asked for.
 
-    path = folder / f"{request.cell}-{request.dtype}.png"
-    folder.mkdir(parents=True, exist_ok=True)
+    The case is run once more; with ``--error-images`` the report has the path of a picture.
+    """
+    if request.cell.layer is not Layer.NUMERIC or request.kind or not failure.compared:
+        return
     try:
-        if not picture.of_failure(check, failure.case, path):
-            return
+        _locate(item, request, failure)
     except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
         failure.picture = f"none: {type(error).__name__}: {error}"
-        return
-    failure.picture = check.figures["picture"] = str(path)
+
+
+def _locate(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
+    from harness import error_map, picture
+
+    folder, check = item.config.option.error_images, item.stash[CHECK]
+    panels = picture.of_failure(check, failure.case)
+    if panels:
+        check.figures["error_map"] = [error_map.of_panel(panel) for panel in panels]
+    if panels and folder is not None:
+        path = folder / f"{request.cell}-{request.dtype}.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.draw(check, failure.case, panels, path)
+        failure.picture = check.figures["picture"] = str(path)
 
 
 def request_of(item: pytest.Item) -> Request | None:

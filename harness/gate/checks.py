@@ -57,38 +57,32 @@ def missing(
 
 def seen(asked: Asked, policy: Policy, records: Sequence[Record], backend: str) -> Seen:
     """What the records of a check say: a failure anywhere counts, a skip only if nothing ran."""
-    passed = []
+    if len(records) == 1 and records[0].verdict == _PASSED:  # so it is nearly always
+        return _passed(asked, policy, records[0], backend)
     for found in records:
-        if found.verdict == _PASSED:
-            passed.append(found)
-        elif found.verdict == _FAILED:
+        if found.verdict == _FAILED:
             hole = _ENDED.get(Outcome(found.outcome), Hole.FAILED)
             return Seen(asked, policy, hole, _first_words(found))
+    passed = [found for found in records if found.verdict == _PASSED]
     if not passed:
         return Seen(asked, policy, Hole.SKIPPED, records[0].message[:_WIDTH])
-    for found in passed:  # the same check on several machines: one that is good is enough
-        last = _passed(asked, policy, found, backend)
-        if last.hole is None:
-            break
-    return last
+    # The same check on several machines: one that is good is enough.
+    all_seen = [_passed(asked, policy, found, backend) for found in passed]
+    return next((each for each in all_seen if each.hole is None), all_seen[-1])
 
 
 def _passed(asked: Asked, policy: Policy, found: Record, backend: str) -> Seen:
     if found.backend != backend:
         words = f"ran on backend {found.backend!r}, {backend!r} is declared"
         return Seen(asked, policy, Hole.OTHER_BACKEND, words)
-    if found.launched and not _is_among(backend, found.launched):
-        words = f"launched {', '.join(found.launched)}, none of them of backend {backend!r}"
+    launched = found.launched
+    if launched and backend not in [each.partition(":")[0] for each in launched]:
+        words = f"launched {', '.join(launched)}, none of them of backend {backend!r}"
         return Seen(asked, policy, Hole.OTHER_BACKEND, words[:_WIDTH])
     if found.evidence != policy.evidence and _RANKS[found.evidence] > _RANKS[policy.evidence]:
         words = f"evidence {found.evidence!r}, {policy.evidence!r} is asked for"
         return Seen(asked, policy, Hole.WEAK_EVIDENCE, words)
     return _counted(asked, policy, found)
-
-
-def _is_among(backend: str, launched: Sequence[str]) -> bool:
-    prefix = f"{backend}:"
-    return launched[0].startswith(prefix) or any(each.startswith(prefix) for each in launched)
 
 
 def _counted(asked: Asked, policy: Policy, found: Record) -> Seen:

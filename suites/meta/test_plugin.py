@@ -44,6 +44,24 @@ def test_an_arch_selects_its_cells_and_skips_what_needs_the_device(project: Proj
     )
 
 
+def test_without_a_browser_its_tests_are_skipped_with_the_remedy(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write(
+        test_page="""
+        import pytest
+
+        @pytest.mark.browser
+        def test_page():
+            raise AssertionError
+        """
+    )
+    monkeypatch.setenv("PATH", "")
+    result = project.command("pytest", "test_page.py", "-rs")
+    assert ran(result) == {"skipped": 1}
+    result.stdout.fnmatch_lines(["SKIPPED * no Chromium is on this machine; apt-get install *"])
+
+
 @pytest.mark.parametrize("expression", ["sm101", "cpu and sm101", "not (numerics or cpu)"])
 def test_an_unknown_marker_is_named(project: Project, expression: str) -> None:
     unknown = next(word for word in ("sm101", "numerics") if word in expression)
