@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ALPHA: Final = 0.01  # how often a comparison of all cells may flag anything where nothing changed
 EFFECT: Final = 1.1  # times by which errors must have grown: less is no reason to hold a release
 FLOOR: Final = 1e-3  # of a budget or an ulp: errors below it count as this, being nobody's concern
-ALL: Final = "all"  # the dtype of a row that has those of all dtypes of a check
+ALL: Final = "all"  # the dtype of a row of all dtypes of a check that alone are too few
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def compare(baseline: Baseline, samples: Iterable[Sample]) -> tuple[Drift, ...]:
     """How the errors in ``samples`` moved since the baseline, flagged or not.
 
     There is a row for each check, dtype and measure that either side has errors of, on the archs
-    that ``samples`` are of; and one of all dtypes where single ones are too few to tell.
+    that ``samples`` are of; and one of all dtypes of a check that alone are too few to tell.
     """
     before = {sample.key: sample for sample in baseline.samples}
     after = {sample.key: sample for sample in samples}
@@ -174,17 +174,13 @@ def _since(before: Sample, after: Sample) -> str:
 
 
 def _pooled(rows: Sequence[_Row]) -> list[_Row]:
-    """A row of all dtypes for each check of which a dtype alone is too few to tell."""
+    """A row of the dtypes of each check of which one alone is too few to tell."""
     tells = telling([row.test.least for row in rows], ALPHA)
-    groups: dict[tuple[str, ...], list[tuple[_Row, bool]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[_Row]] = defaultdict(list)
     for row, tell in zip(rows, tells, strict=True):
-        if row.drift.moved:
-            groups[row.group].append((row, tell))
-    return [
-        _pool([row for row, _ in group])
-        for group in groups.values()
-        if len(group) > 1 and not all(tell for _, tell in group)
-    ]
+        if row.drift.moved and not tell:
+            groups[row.group].append(row)
+    return [_pool(group) for group in groups.values() if len(group) > 1]
 
 
 def _pool(rows: Sequence[_Row]) -> _Row:

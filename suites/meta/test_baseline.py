@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness import manifest
 from harness.gate import baseline, ratios
 from harness.gate.baseline import Baseline, keep, load, releases
 from harness.gate.baseline_file import InvalidBaseline, writing
 from harness.gate.export import CannotExport, export, to_parquet
 from harness.gate.ratios import Ratio
 from harness.gate.samples import Sample
-from harness.manifest import Asked
+from harness.manifest import Asked, Manifest
 from harness.record import Record
 from suites.meta.laws import LAW
 
@@ -45,7 +46,10 @@ RATIO = Ratio(
 )
 RELEASE = Baseline(name="v1.2", kept="2026-01-02T03:04:05.678+00:00", samples=(SAMPLE,))
 FULL = replace(RELEASE, ratios=(RATIO,))
+DAY = "2026-11-22T06:00:00.000+00:00"
 RECORD = Record(
+    run="r",
+    started=DAY,
     kernel="rms_norm.triton",
     arch="sm90",
     layer="numeric",
@@ -241,6 +245,9 @@ def test_a_baseline_in_use_is_said_to_be_locked(kept: Path) -> None:
 
 def records_in(folder: Path, *records: Record) -> Path:
     folder.mkdir()
+    cells = tuple({(record.kernel, record.arch, record.layer) for record in records})
+    found = Manifest(run="r", started=DAY, finished=DAY, status=0, cells=cells)
+    manifest.write(folder / "sm90.jsonl", found)
     lines = [f"{record.to_json()}\n" for record in records]
     (folder / "sm90.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
@@ -267,7 +274,7 @@ def test_the_command_keeps_lists_and_exports(
     ("arguments", "message"),
     [
         (["keep", "--records", "{0}/none", "--into", "{0}/b", "--name", "v"], "none"),
-        (["keep", "--records", "{0}/cut", "--into", "{0}/b", "--name", "v"], "sm90.jsonl:1: "),
+        (["keep", "--records", "{0}/broken", "--into", "{0}/b", "--name", "v"], "jsonl:1: "),
         (["list", "{0}/absent"], "absent"),
         (["export", "{0}/absent", "--into", "{0}/b.json"], "absent"),
     ],
@@ -275,8 +282,8 @@ def test_the_command_keeps_lists_and_exports(
 def test_bad_input_of_the_command_is_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    cut = records_in(tmp_path / "cut", RECORD) / "sm90.jsonl"
-    cut.write_text(RECORD.to_json()[:100] + "\n", encoding="utf-8")
+    broken = records_in(tmp_path / "broken", RECORD) / "sm90.jsonl"
+    broken.write_text(f"{RECORD.to_json()[:100]}\n{RECORD.to_json()}\n", encoding="utf-8")
     assert baseline.main([argument.format(tmp_path) for argument in arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")

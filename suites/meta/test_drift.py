@@ -179,9 +179,17 @@ def test_dtypes_too_few_alone_are_told_together() -> None:
     before = [replace(BEFORE, key=key, worst=drawn(6, seed)) for seed, key in enumerate(keys)]
     after = [replace(sample, worst=scaled(sample.worst, 1.5)) for sample in before]
     *alone, together = compare(released(*before), after)
+    assert together.dtypes == ("float32", "float16", "bfloat16")
     assert not flagged(alone)
     assert together.flagged
     assert (together.dtype, together.check, together.pairs) == (ALL, "test_matches", 18)
+
+
+def test_a_dtype_that_tells_alone_is_not_told_again() -> None:
+    before = [replace(BEFORE, worst=drawn(n), key=KEY._replace(dtype=f"f{n}")) for n in (30, 3)]
+    after = [replace(sample, worst=scaled(sample.worst, 1.5)) for sample in before]
+    drifts = compare(released(*before), after)
+    assert [(drift.dtype, drift.flagged) for drift in drifts] == [("f30", True), ("f3", False)]
 
 
 def test_many_cells_ask_for_more_than_one() -> None:
@@ -205,6 +213,8 @@ def test_another_seed_is_unpaired_and_says_so() -> None:
     same = compared(before, replace(before, worst=other, seed=1))
     assert not same.flagged
     assert same.pairs == 0
+    chanced = {**other, "00000000": 9.0}  # a case that both seeds happen to have
+    assert compared(before, replace(before, worst=chanced, seed=1)).pairs == 0
     assert same.words.startswith("unpaired, since no case is in both")
     assert "seed 0 -> 1" in same.words
     worse = compared(before, replace(before, worst=scaled(other, 4), seed=1))

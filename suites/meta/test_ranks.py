@@ -33,6 +33,10 @@ def counted(differences: list[float]) -> float:
     return sum(found >= above for found in sums) / len(sums)
 
 
+def test_equal_values_share_their_mean_rank() -> None:
+    assert doubled_ranks([3.0, 1.0, 1.0, 5.0]) == [6, 3, 3, 8]
+
+
 @given(st.lists(small, max_size=9))
 @FEWER
 def test_the_signed_rank_test_is_the_count_of_all_signs(differences: list[float]) -> None:
