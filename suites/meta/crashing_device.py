@@ -36,18 +36,18 @@ def crash(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _double(x, y, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, N803
+def _double(x, y, count, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202, N803
     at = tl.arange(0, BLOCK)
     tl.store(y + at, 2 * tl.load(x + at, mask=at < count), mask=at < count)
 
 
 @triton.jit
-def _far(y, offset):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _far(y, offset):  # noqa: ANN001, ANN202
     tl.store(y + offset, 1.0)
 
 
 @triton.jit
-def _trap(y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _trap(y):  # noqa: ANN001, ANN202
     at = y + tl.arange(0, 32)
     asm: tl.constexpr = "trap; mov.b32 $0, $1;"
     made = tl.inline_asm_elementwise(asm, "=r,r", [tl.load(at)], tl.int32, is_pure=False, pack=1)
@@ -55,7 +55,7 @@ def _trap(y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @triton.jit
-def _wait(flag):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _wait(flag):  # noqa: ANN001, ANN202
     value = tl.load(flag, volatile=True)
     while value == 0:
         value = tl.load(flag, volatile=True)
