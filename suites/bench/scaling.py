@@ -2,10 +2,11 @@
 
 ``python -m suites.bench.scaling --devices 1 2 4`` runs the numeric layer of all Triton kernels once
 on all devices, which compiles them, and then on each number of devices, with as many workers on
-each (``--per-device``). What took longest comes first, as in a run with ``--seconds-from``. Two
-times are printed: of the cells, from the start of the first to the end of the last, and of the
-whole run, of which some ten seconds are every worker's imports. ``--control`` adds the largest
-number of workers on one device alone: what they gain there, devices do not.
+each (``--per-device``); ``--kernel`` asks for some of them. What took longest comes first, as in a
+run with ``--seconds-from``. Two times are printed: of the cells, from the start of the first to the
+end of the last, and of the whole run, of which some ten seconds are every worker's imports.
+``--control`` adds the largest number of workers on one device alone: what they gain there, devices
+do not.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Setup:
     gpus: tuple[machine.Gpu, ...]
     cases: int
     per_device: int
+    kernels: Sequence[str]
     folder: Path
 
     def run(self, devices: int, workers: int) -> Outcome:
@@ -53,7 +55,7 @@ class Setup:
                 *("-p", "suites.bench.timeline", f"--timeline={timeline}"),
                 *("--pyargs", "suites.numeric.test_numeric", "-m", f"{self.gpus[0].arch}"),
                 *(f"--numprocesses={workers}", "--dist=worksteal", f"--cases={self.cases}"),
-                *(f"--kernel={name}" for name in _triton_kernels()),
+                *(f"--kernel={name}" for name in self.kernels),
                 *([f"--seconds-from={former}"] if former.exists() else []),
                 f"--records={records}",
             ],
@@ -117,7 +119,12 @@ def _triton_kernels() -> list[str]:
 
 
 def on_devices(
-    numbers: Sequence[int], *, cases: int = CASES, per_device: int = PER_DEVICE, control: bool
+    numbers: Sequence[int],
+    *,
+    cases: int = CASES,
+    per_device: int = PER_DEVICE,
+    kernels: Sequence[str] = (),
+    control: bool,
 ) -> None:
     """Print the figures of each number of devices that this machine has of one arch."""
     found = machine.here().gpus
@@ -128,7 +135,7 @@ def on_devices(
         print("  fewer than two: nothing to compare")
         return
     with tempfile.TemporaryDirectory() as folder:
-        setup = Setup(gpus, cases, per_device, Path(folder))
+        setup = Setup(gpus, cases, per_device, kernels or _triton_kernels(), Path(folder))
         most = max(able)
         first = setup.run(most, most * per_device)
         print(f"  compiled and run once: {first.whole:.1f} s", flush=True)
@@ -147,9 +154,16 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", default=DEVICES)
     parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--per-device", type=int, default=PER_DEVICE)
+    parser.add_argument("--kernel", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--control", action="store_true", help="all workers on one device too")
     asked = parser.parse_args()
-    on_devices(asked.devices, cases=asked.cases, per_device=asked.per_device, control=asked.control)
+    on_devices(
+        asked.devices,
+        cases=asked.cases,
+        per_device=asked.per_device,
+        kernels=asked.kernel,
+        control=asked.control,
+    )
 
 
 if __name__ == "__main__":
