@@ -245,10 +245,7 @@ class Check:
             if judgement.comparisons:
                 self.figures["worst_in_budget"] = min(self.worst, 1e300)  # JSON has no infinity
         if judgement.problems:
-            compared = any(c.violations for c in judgement.comparisons.values())
-            self.fail(
-                judgement.problems, id_of(case, kind), outcome=judgement.outcome, compared=compared
-            )
+            self.fail(judgement.problems, id_of(case, kind), outcome=judgement.outcome)
 
     def _note_errors(self, case: Case, judgement: Judgement) -> None:
         """Keep the errors of a compared case; of cases that share a key, the larger ones."""
@@ -350,21 +347,11 @@ class Check:
         return words
 
     def fail(
-        self,
-        problems: Sequence[str],
-        case_id: str = "",
-        *,
-        outcome: Outcome = Outcome.WRONG,
-        compared: bool = False,
+        self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG
     ) -> None:
-        """Fail the check; raises ParityFailure with the whole report.
-
-        ``compared`` says that elements of an output are wrong, so that there are places to show.
-        """
+        """Fail the check; raises ParityFailure with the whole report."""
         self.case = case_id
-        failure = self.failure(problems, case_id, outcome=outcome)
-        failure.compared = compared
-        raise failure
+        raise self.failure(problems, case_id, outcome=outcome)
 
     def failure(
         self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG

@@ -31,7 +31,6 @@ class ParityFailure(AssertionError):
         case: str = "",
         reproduce: str = "",
         outcome: Outcome = Outcome.WRONG,
-        compared: bool = False,
     ) -> None:
         super().__init__(title)
         self.outcome = outcome
@@ -39,7 +38,6 @@ class ParityFailure(AssertionError):
         self.problems = tuple(problems)
         self.case = case
         self.reproduce = reproduce
-        self.compared = compared  # elements of an output are wrong
         self.picture = ""
         self.first: ParityFailure | None = None  # what the search met before it shrank the case
 

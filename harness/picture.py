@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from harness import error_map
 from harness.case import parse
+from harness.cells import Outcome
 from harness.compare_elements import judged
 from harness.execute import execute
 from harness.judge import compare_with
@@ -35,11 +35,12 @@ _BAND: Final = 1 << 22  # elements looked at together: bounds the memory
 
 
 def attach(check: Check, failure: ParityFailure, folder: Path | None) -> None:
-    """Put where the errors of a failed comparison lie into the figures; draw them into ``folder``.
+    """Put where a failure's errors lie into the record; with a folder, draw them there as well.
 
-    The case is run once more. The failure's report has the path of the picture, or why there is
-    none.
+    The case is run once more, unless it ended in anything but a wrong result.
     """
+    if failure.outcome != Outcome.WRONG:
+        return
     try:
         _attach(check, failure, folder)
     except Exception as error:  # noqa: BLE001 - classified and reported, never swallowed
@@ -47,6 +48,8 @@ def attach(check: Check, failure: ParityFailure, folder: Path | None) -> None:
 
 
 def _attach(check: Check, failure: ParityFailure, folder: Path | None) -> None:
+    from harness import error_map
+
     panels = of_failure(check, failure.case)
     if panels:
         check.figures["error_map"] = [error_map.of_panel(panel) for panel in panels]

@@ -58,7 +58,7 @@ def locate(item: pytest.Item, request: Request, failure: ParityFailure) -> None:
 
     With ``--error-images`` the report has the path of a picture.
     """
-    if request.cell.layer is Layer.NUMERIC and not request.kind and failure.compared:
+    if request.cell.layer is Layer.NUMERIC and not request.kind:
         from harness import picture
 
         picture.attach(item.stash[CHECK], failure, item.config.option.error_images)

@@ -93,15 +93,10 @@ class Watched(Check):
         return observation, judgement
 
     def fail(
-        self,
-        problems: Sequence[str],
-        case_id: str = "",
-        *,
-        outcome: Outcome = Outcome.WRONG,
-        compared: bool = False,
+        self, problems: Sequence[str], case_id: str = "", *, outcome: Outcome = Outcome.WRONG
     ) -> None:
         """Tell a step that failed, and go on."""
-        del outcome, compared  # nobody looks for the places
+        del outcome
         key = self._key(case_id or WHOLE)
         self.watch.tell(
             Step(key=key, oracles=("check",), words=_short(problems[0]), outcome="fails")
