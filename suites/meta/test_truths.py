@@ -22,7 +22,7 @@ from harness.reference import evaluate
 from harness.truths import TruthCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from harness.declare import Op
 
@@ -35,10 +35,13 @@ def doubled(x: Tensor) -> Tensor:
     return 2 * x
 
 
-def run(x: Tensor, config: str | None = None) -> Tensor:
-    del config
-    report_launch(Launch("cuda", "doubled", __name__, None, (1,), {}))
-    return x + x
+def launching(backend: str) -> Callable[..., Tensor]:
+    def run(x: Tensor, config: str | None = None) -> Tensor:
+        del config
+        report_launch(Launch(backend, "doubled", __name__, None, (1,), {}))
+        return x + x
+
+    return run
 
 
 @contextmanager
@@ -53,18 +56,16 @@ def two_kernels() -> Iterator[None]:
             dtypes=("float32", "float16"),
             sums_over="n",
         )(doubled)
-        declare = [
-            kernel("doubled", backend="cuda", arch="sm90", configs=("narrow", "wide")),
-            kernel(
-                "doubled",
-                backend="triton",
-                arch="sm90",
-                configs=("rows", "columns"),
-                accumulates="tensor_core",
-            ),
-        ]
-        for each in declare:
-            each(run)
+        kernel("doubled", backend="cuda", arch="sm90", configs=("narrow", "wide"))(
+            launching("cuda")
+        )
+        kernel(
+            "doubled",
+            backend="triton",
+            arch="sm90",
+            configs=("rows", "columns"),
+            accumulates="tensor_core",
+        )(launching("triton"))
         yield
 
 
