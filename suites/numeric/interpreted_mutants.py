@@ -65,11 +65,15 @@ class Row:
     seconds: float
 
 
-def mutants(count: int | None = None) -> tuple[dict[str, str], list[Mutation]]:
-    """The kernel's texts by name, and all their mutants or a sample that content alone decides."""
+def mutants(count: int | None = None, text: str = "") -> tuple[dict[str, str], list[Mutation]]:
+    """The kernel's texts by name, and all their mutants or a sample that content alone decides.
+
+    ``text`` is what the name of a text ends in whose mutants are meant.
+    """
     own = [t for t in targets("kernels") if (t.kernel, t.language) == (KERNEL, CUTEDSL)]
     texts = {each.module: each.source() for each in own}
-    found = [m for module, text in texts.items() for m in mutations(KERNEL, module, text)]
+    meant = {module: source for module, source in texts.items() if module.endswith(text)}
+    found = [m for module, source in meant.items() for m in mutations(KERNEL, module, source)]
     return texts, found if count is None else sample(found, count)
 
 
@@ -145,11 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try mutants; the table at the end counts them."""
     parser = argparse.ArgumentParser(prog="suites.numeric.interpreted_mutants", description=__doc__)
     parser.add_argument("--count", type=int, help="a sample of so many mutants (default: all)")
+    parser.add_argument("--text", default="", help="only of the text whose name ends so")
     parser.add_argument("--mutant", help="the one of this id")
     parser.add_argument("--jobs", type=int, default=1, help="children at a time")
     parser.add_argument("--out", type=Path, default=Path("build", "interpreted"))
     options = parser.parse_args(arguments)
-    texts, chosen = mutants(None if options.mutant else options.count)
+    texts, chosen = mutants(None if options.mutant else options.count, options.text)
     chosen = [each for each in chosen if options.mutant in {None, each.id}]
     found: list[Row] = []
     for row in rows(texts, chosen, jobs=options.jobs, folder=options.out):
