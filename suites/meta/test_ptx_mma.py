@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from suites.numeric import ptx_mma
-from suites.numeric.ptx import Block, Memory, parse
+from suites.numeric.ptx import Block
 from suites.numeric.ptx_banks import conflicts
+from suites.numeric.ptx_memory import Memory
+from suites.numeric.ptx_program import parse
 
 LANES: Final = range(32)
 
@@ -121,6 +123,9 @@ MATRICES: Final = """
 """
 
 
+STORES: Final = f"{MATRICES.partition('  ldmatrix')[0]}  ret;\n}}\n"
+
+
 def test_a_thread_gets_a_word_of_the_row_of_its_quad() -> None:
     memory = Memory(1 << 16)
     place = memory.place(np.zeros(128, np.uint32), writable=True)
@@ -129,4 +134,7 @@ def test_a_thread_gets_a_word_of_the_row_of_its_quad() -> None:
     found = memory.at(place, np.uint32, 32, 4)
     wanted = np.arange(32)[:, None] // 4 + 8 * np.arange(4)
     assert (found == wanted).all()
-    assert block.conflicts == 4 * 3  # of the stores of words 16 bytes apart: the load has none
+    stores = Block(parse(STORES), memory, (place,), 0, 512)
+    stores.run()
+    assert stores.conflicts == 4 * 3, "words 16 bytes apart"
+    assert block.conflicts == stores.conflicts, "the load waits for no bank"

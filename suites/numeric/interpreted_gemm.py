@@ -14,7 +14,7 @@ from harness import device
 from harness.launches import capture_launches
 from kernels.nvfp4.scale_layout import swizzle_scales
 from references.nvfp4_gemm import nvfp4_gemm
-from suites.numeric.ptx import Counts, interpret
+from suites.numeric.ptx_launch import Counts, interpret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,139 +11,42 @@ nothing wrote, and a product of two fp16 numbers that fp16 does not hold.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from suites.numeric import ptx_mma, ptx_wgmma
 from suites.numeric.ptx_banks import conflicts
+from suites.numeric.ptx_memory import POISON
+from suites.numeric.ptx_program import registers_of
+from suites.numeric.ptx_values import (
+    BITS,
+    COMPARISONS,
+    FLOATS,
+    HALVES,
+    INTEGERS,
+    bits_of,
+    number_of,
+    rounded,
+    types_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
-    from harness.launches import Launch
-
-Vector = npt.NDArray[Any]
+    from suites.numeric.ptx_memory import Memory
+    from suites.numeric.ptx_program import Instruction, Program
+    from suites.numeric.ptx_values import Vector
 
 WARP: Final = 32
-POISON: Final = 0xFF
-_GAP: Final = 4096  # bytes between buffers
-_BITS: Final = {"pred": np.bool_, "8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
-_SIGNED: Final = {"s16": np.int16, "s32": np.int32, "s64": np.int64}
-_INTEGERS: Final = {
-    "add": np.add,
-    "sub": np.subtract,
-    "min": np.minimum,
-    "max": np.maximum,
-    "mul": np.multiply,
-    "and": np.bitwise_and,
-    "or": np.bitwise_or,
-    "xor": np.bitwise_xor,
-    "shl": np.left_shift,
-    "shr": np.right_shift,
-}
-_FLOATS: Final = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
-_HALVES: Final = {"f16": torch.float16, "bf16": torch.bfloat16}
 # What a product is of: after the opcode and `sync.aligned`.
 _F16: Final = ("m16n8k16", "row", "col", "f32", "f16", "f16", "f32")
 _E2M1: Final = (
     *("m16n8k64", "row", "col", "kind::mxf4nvf4", "block_scale", "scale_vec::4X"),
     *("f32", "e2m1", "e2m1", "f32", "ue4m3"),
 )
-_COMPARISONS: Final = {
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-}
-
-
-class Memory:
-    """Global memory: buffers far from each other, of which some may be written."""
-
-    def __init__(self, octets: int = 1 << 22) -> None:
-        self.octets = np.full(octets, POISON, np.uint8)
-        self.readable = np.zeros(octets, np.bool_)
-        self.writable = np.zeros(octets, np.bool_)
-        self.end = _GAP
-
-    def place(self, values: Vector, *, writable: bool = False) -> int:
-        """The address of a copy of ``values``, at a multiple of 256 bytes."""
-        octets = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
-        start = -(-self.end // 256) * 256
-        self.end = start + octets.size + _GAP
-        self.octets[start : start + octets.size] = octets
-        self.readable[start : start + octets.size] = True
-        self.writable[start : start + octets.size] = writable
-        return start
-
-    def at(self, address: int, dtype: npt.DTypeLike, *shape: int) -> Vector:
-        """What lies at an address."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.octets[address : address + size].view(dtype).reshape(shape).copy()
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One instruction: its guard, the words of its opcode, its operands, and as it was written."""
-
-    guard: str
-    words: tuple[str, ...]
-    operands: tuple[str, ...]
-    text: str
-
-    @cached_property
-    def method(self) -> str:
-        """Of `Block`, if there is one for it alone."""
-        opcode, *others = self.words
-        count = {"ld": 1, "st": 1, "cp": 2}.get(opcode, 0)
-        return "_".join(("", opcode, *others[:count]))
-
-    @cached_property
-    def goes_on(self) -> bool:
-        """Whether the next one is the next for all threads."""
-        return self.words[0] not in {"bra", "bar", "ret"}
-
-
-@dataclass(frozen=True)
-class Program:
-    """A kernel: its parameters' names, the threads of a block, its code, and where labels are."""
-
-    parameters: tuple[str, ...]
-    threads: int
-    code: tuple[Instruction, ...]
-    labels: dict[str, int]
-
-
-def parse(ptx: str) -> Program:
-    """The only kernel of a PTX module."""
-    text = re.sub(r"//[^\n]*", "", ptx)
-    head, body = text[text.index(".entry") :].split("{", 1)
-    body = re.sub(r"\.(?:reg|pragma)\b[^;]*;", "", body[: body.rindex("}")])
-    body = re.sub(r"^[ \t]*[{}][ \t]*$", "", body, flags=re.MULTILINE)  # scopes
-    bound = re.search(r"\.reqntid (\d+)", head)
-    assert bound is not None, "a kernel of the DSL has a block"
-    code: list[Instruction] = []
-    labels: dict[str, int] = {}
-    for label, statement in re.findall(r"(\$\w+):|((?:[^;:]|::)+);", body):
-        if label:
-            labels[label] = len(code)
-            continue
-        said = " ".join(statement.split())
-        found = re.fullmatch(r"(?:@(!?%\w+) )?(\S+)(?: (.*))?", said)
-        assert found is not None, said
-        operands = re.findall(r"\{[^}]*\}|\[[^]]*\]|[^,\s]+", found[3] or "")
-        code.append(Instruction(found[1] or "", tuple(found[2].split(".")), tuple(operands), said))
-    return Program(tuple(re.findall(r"(\w+_param_\d+)", head)), int(bound[1]), tuple(code), labels)
 
 
 @dataclass
@@ -226,20 +129,20 @@ class Block:
             special(words, operands)
         elif kind == "f32":
             x, y = (self._read(each, "b32").view(np.float32) for each in operands[1:])
-            self._write(operands[0], _FLOATS[opcode](x, y).view(np.uint32))
-        elif opcode not in _INTEGERS:
+            self._write(operands[0], FLOATS[opcode](x, y).view(np.uint32))
+        elif opcode not in INTEGERS:
             msg = f"{opcode!r} is not known here; add it"
             raise NotImplementedError(msg)
         else:
             x = self._read(operands[1], kind)
             y = self._read(operands[2], "u32" if opcode in {"shl", "shr"} else kind)
-            self._write(operands[0], _bits(_INTEGERS[opcode](x, y.astype(x.dtype))))
+            self._write(operands[0], bits_of(INTEGERS[opcode](x, y.astype(x.dtype))))
 
     # Operands
 
     def _read(self, operand: str, kind: str) -> Vector:
         """An operand's values in the active threads, as integers of a type of PTX."""
-        dtype, seen_as = _types(kind)
+        dtype, seen_as = types_of(kind)
         count = self._active.size
         found: Vector
         if operand in self._registers:
@@ -253,7 +156,7 @@ class Block:
         elif operand.startswith("__dynamic_shmem"):
             found = np.zeros(count, dtype)
         else:
-            found = np.full(count, _number_of(operand, dtype), dtype)
+            found = np.full(count, number_of(operand, dtype), dtype)
         if found.dtype != dtype:
             msg = f"{operand} holds {found.dtype}, not {kind}"
             raise TypeError(msg)
@@ -304,15 +207,15 @@ class Block:
     def _mov(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         kind = "b32" if words[-1] == "f32" else words[-1]
         if operands[1].startswith("{"):
-            halves = [self._read(each, "b32") for each in _vector(operands[1])]
+            halves = [self._read(each, "b32") for each in registers_of(operands[1])]
             self._write(operands[0], np.stack(halves, 1).view(np.uint64)[:, 0])
         elif operands[0].startswith("{"):
             half = {"b32": np.uint16, "b64": np.uint32}[kind]
             both = self._read(operands[1], kind).view(half).reshape(-1, 2)
-            for column, register in enumerate(_vector(operands[0])):
+            for column, register in enumerate(registers_of(operands[0])):
                 self._write(register, both[:, column].copy())
         else:
-            self._write(operands[0], _bits(self._read(operands[1], kind)))
+            self._write(operands[0], bits_of(self._read(operands[1], kind)))
 
     def _mul(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         kind = words[-1]
@@ -331,12 +234,12 @@ class Block:
             if words[1] == "wide":
                 wide = {2: np.int32, 4: np.int64}[x.dtype.itemsize]
                 x, y = x.astype(wide), y.astype(wide)
-            self._write(operands[0], _bits(x * y))
+            self._write(operands[0], bits_of(x * y))
 
     def _mad(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         assert words[1] == "lo", words
         x, y, z = (self._read(each, words[-1]) for each in operands[1:])
-        self._write(operands[0], _bits(x * y + z))
+        self._write(operands[0], bits_of(x * y + z))
 
     def _fma(self, _: object, operands: tuple[str, ...]) -> None:
         x, y, z = (
@@ -346,23 +249,23 @@ class Block:
 
     def _div(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         x, y = (self._read(each, words[-1]).astype(np.int64) for each in operands[1:])
-        self._write(operands[0], _bits((np.sign(x * y) * (abs(x) // abs(y))).astype(np.int32)))
+        self._write(operands[0], bits_of((np.sign(x * y) * (abs(x) // abs(y))).astype(np.int32)))
 
     def _rem(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         x, y = (self._read(each, words[-1]).astype(np.int64) for each in operands[1:])
-        self._write(operands[0], _bits((np.sign(x) * (abs(x) % abs(y))).astype(np.int32)))
+        self._write(operands[0], bits_of((np.sign(x) * (abs(x) % abs(y))).astype(np.int32)))
 
     def _neg(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        self._write(operands[0], _bits(-self._read(operands[1], words[-1])))
+        self._write(operands[0], bits_of(-self._read(operands[1], words[-1])))
 
     def _setp(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         x, y = (self._read(each, words[-1]) for each in operands[1:])
-        self._write(operands[0], _COMPARISONS[words[1]](x, y))
+        self._write(operands[0], COMPARISONS[words[1]](x, y))
 
     def _selp(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         kind = "b32" if words[-1] == "f32" else words[-1]
         x, y = (self._read(each, kind) for each in operands[1:3])
-        self._write(operands[0], _bits(np.where(self._read(operands[3], "pred"), x, y)))
+        self._write(operands[0], bits_of(np.where(self._read(operands[3], "pred"), x, y)))
 
     def _cvt(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
         to, origin = words[-2:]
@@ -372,16 +275,16 @@ class Block:
             self._write(operands[0], numbers.view(torch.uint32).numpy())
         elif to in {"f16x2", "bf16x2"}:
             high, low = (
-                _rounded(self._read(each, "b32"), to.removesuffix("x2"), words[1])
+                rounded(self._read(each, "b32"), to.removesuffix("x2"), words[1])
                 for each in operands[1:]
             )
             pairs = torch.stack([low, high], 1).view(torch.uint32)
             self._write(operands[0], pairs.reshape(-1).numpy())
-        elif to in _HALVES:
-            half = _rounded(self._read(operands[1], "b32"), to, words[1])
+        elif to in HALVES:
+            half = rounded(self._read(operands[1], "b32"), to, words[1])
             self._write(operands[0], half.view(torch.uint16).numpy())
-        elif origin in _HALVES:
-            half = torch.from_numpy(self._read(operands[1], "b16").copy()).view(_HALVES[origin])
+        elif origin in HALVES:
+            half = torch.from_numpy(self._read(operands[1], "b16").copy()).view(HALVES[origin])
             self._write(operands[0], half.float().numpy().view(np.uint32))
         else:
             values = self._register(operands[1])[self._active]
@@ -389,7 +292,7 @@ class Block:
             values = values.astype(to.replace("s", "int").replace("u", "uint"))
             if values.dtype.itemsize == 1:  # a register has 16 bits at least
                 values = values.astype(np.int16 if to == "s8" else np.uint16)
-            self._write(operands[0], _bits(values))
+            self._write(operands[0], bits_of(values))
 
     def _prmt(self, _: object, operands: tuple[str, ...]) -> None:
         x, y, chosen = (self._read(each, "b32") for each in operands[1:])
@@ -407,15 +310,15 @@ class Block:
         self._write(operands[0].partition("|")[0], found.reshape(-1))
 
     def _ld_param(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        dtype = _BITS[words[-1][1:]]
+        dtype = BITS[words[-1][1:]]
         value = self._parameters[operands[1].strip("[]")] & (2 ** int(words[-1][1:]) - 1)
         self._write(operands[0], np.full(self._active.size, value, dtype))
 
     def _ld_global(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        registers, bits = _vector(operands[0]), words[-1][1:]
+        registers, bits = registers_of(operands[0]), words[-1][1:]
         places = self._places(operands[1], int(bits) // 8 * len(registers), "u64")
         assert self.memory.readable[places].all(), "a read outside of all buffers"
-        found: Vector = self.memory.octets[places].view(_BITS[bits])
+        found: Vector = self.memory.octets[places].view(BITS[bits])
         for column, register in enumerate(registers):
             self._write(register, found[:, column].copy())
 
@@ -425,18 +328,18 @@ class Block:
         self.memory.octets[places] = self._read(operands[1], words[-1])[:, None].view(np.uint8)
 
     def _ld_shared(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        registers = _vector(operands[0])
+        registers = registers_of(operands[0])
         bits = words[-1][1:]
         size = int(bits) // 8 * len(registers)
         places = self._shared_places(operands[1], size)
         self.conflicts += conflicts(places[:, 0], size)
-        found: Vector = self._shared[places].view(_BITS[bits])
+        found: Vector = self._shared[places].view(BITS[bits])
         for column, register in enumerate(registers):
             values = found[:, column]
             self._write(register, values.astype(np.uint16) if bits == "8" else values.copy())
 
     def _st_shared(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        registers, bits = _vector(operands[1]), words[-1][1:]
+        registers, bits = registers_of(operands[1]), words[-1][1:]
         size = int(bits) // 8 * len(registers)
         places = self._shared_places(operands[0], size)
         self.conflicts += conflicts(places[:, 0], size)
@@ -519,7 +422,7 @@ class Block:
         mine = int(self._active[0]) // WARP % 4 * 16
         a = self._operand(operands[1], slice(mine, mine + 16))
         b = self._operand(operands[2], slice(0, ptx_wgmma.columns_of(words[4:])))
-        registers = _vector(operands[0])
+        registers = registers_of(operands[0])
         warp.add(registers, lambda each: self._read(each, "b32").view(np.float32), a, b)
         for register in registers:
             self._write(register, np.full(WARP, ptx_wgmma.NOTHING, np.uint32))
@@ -539,7 +442,7 @@ class Block:
         places = self._shared_places(operands[1], 16)
         self.conflicts += conflicts(places[:, 0], 16)
         matrices = self._shared[places].view(np.uint32).reshape(len(rows), 4, WARP)
-        for i, register in enumerate(_vector(operands[0])):
+        for i, register in enumerate(registers_of(operands[0])):
             self._write(register, matrices[:, i].reshape(-1))
 
     def _mma(self, words: tuple[str, ...], operands: tuple[str, ...]) -> None:
@@ -556,7 +459,7 @@ class Block:
         else:
             msg = f"a product of {'.'.join(words[3:])} is not known here; add it"
             raise NotImplementedError(msg)
-        for i, register in enumerate(_vector(operands[0])):
+        for i, register in enumerate(registers_of(operands[0])):
             place = (slice(None), *ptx_mma.place_of_sum(i))
             sums = (c[i].view(np.float32) + made[place]).astype(np.float32)
             self._write(register, sums.reshape(-1).view(np.uint32))
@@ -564,85 +467,4 @@ class Block:
 
     def _fragments(self, operand: str, rows: Vector) -> list[Vector]:
         """The words ``[warps, 32]`` of each register of an operand."""
-        return [self._read(each, "b32").reshape(rows.shape) for each in _vector(operand)]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What the blocks of a launch did: products of warps, and waits for banks."""
-
-    products: int
-    conflicts: int
-
-
-def interpret(launch: Launch, ptx: str, *, written: str, seed: int = 0) -> Counts:
-    """Run all blocks of a captured launch on its tensors, and count.
-
-    ``written`` names the one argument that may be written, a contiguous tensor.
-    """
-    memory, program = Memory(), parse(ptx)
-    arguments: list[int] = []
-    for name, value in launch.arguments.items():
-        if isinstance(value, torch.Tensor):
-            arguments.append(memory.place(_octets(value), writable=name == written))
-        else:
-            arguments.append(_number(value))
-    blocks = []
-    for index in range(launch.grid[0]):
-        shared = launch.options["shared_bytes"]
-        block = Block(program, memory, tuple(arguments), index, shared, seed=seed + index)
-        block.run()
-        blocks.append(block)
-    result = launch.arguments[written]
-    place = arguments[list(launch.arguments).index(written)]
-    made = memory.at(place, np.uint8, result.numel() * result.element_size())
-    result.view(torch.uint8).view(-1).copy_(torch.from_numpy(made))
-    return Counts(sum(each.products for each in blocks), sum(each.conflicts for each in blocks))
-
-
-def _octets(tensor: Tensor) -> Vector:
-    """The bytes from a tensor's first element to its last, whatever lies between rows."""
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    extent = 1 + sum((size - 1) * stride for size, stride in steps)
-    return np.asarray(tensor.as_strided((extent,), (1,)).view(torch.uint8).numpy())
-
-
-@cache
-def _types(kind: str) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    """What a register of a type of PTX holds, and as what it is seen."""
-    held = np.dtype(_BITS["pred" if kind == "pred" else re.sub(r"\D", "", kind)])
-    return held, np.dtype(_SIGNED[kind]) if kind in _SIGNED else held
-
-
-@cache
-def _number_of(operand: str, dtype: np.dtype[Any]) -> int:
-    """A constant, as so many bits."""
-    return int(int(re.sub("^0f", "0x", operand), 0) & (2 ** (8 * dtype.itemsize) - 1))
-
-
-def _number(value: object) -> int:
-    assert value is None or isinstance(value, int), value
-    return value or 0
-
-
-def _bits(values: Vector) -> Vector:
-    """Integers of either sign as a register holds them."""
-    return values if values.dtype == np.bool_ else values.view(f"u{values.dtype.itemsize}")
-
-
-def _vector(operand: str) -> list[str]:
-    """The registers of ``{a, b}``, or the one that stands alone."""
-    return operand.strip("{} ").replace(" ", "").split(",")
-
-
-def _rounded(words: Vector, to: str, how: str) -> Tensor:
-    """Numbers of 16 bits near those of 32: the nearest, ties to even, or the next towards zero."""
-    wide = torch.from_numpy(words.view(np.float32))
-    near = wide.to(_HALVES[to])
-    if how == "rn":
-        return near
-    if how != "rz":
-        msg = f"rounding {how!r} is not known here; add it"
-        raise NotImplementedError(msg)
-    beyond = near.float().abs() > wide.abs()  # the bits of a magnitude are those of an integer
-    return (near.view(torch.int16) - beyond.to(torch.int16)).view(_HALVES[to])
+        return [self._read(each, "b32").reshape(rows.shape) for each in registers_of(operand)]
