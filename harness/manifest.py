@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from harness import documents
 from harness.atomic import write_text
-from harness.record import SCHEMA
+from harness.record import AGAIN, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,15 +104,7 @@ def read(path: Path) -> Manifest:
 
 def from_json(text: str, *, where: str = "manifest") -> Manifest:
     """The manifest in ``text``; raises InvalidManifest, saying ``where`` it stands."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        msg = f"{where}: not JSON ({error}); the file is broken or was cut off while copied"
-        raise InvalidManifest(msg) from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        schema = found.get("schema") if isinstance(found, dict) else found
-        msg = f"{where}: schema={schema!r}, this version reads {SCHEMA}; make the records again"
-        raise InvalidManifest(msg)
+    found = documents.parsed(text, where=where, schema=SCHEMA, invalid=InvalidManifest, again=AGAIN)
     try:
         return _of(found)
     except (TypeError, ValueError, AttributeError, KeyError) as error:

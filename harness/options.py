@@ -16,6 +16,8 @@ from harness.selection import Selection, kind_of
 from harness.workers import Memory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.cells import Cell
     from harness.check import Settings
 
@@ -39,8 +41,15 @@ class Isolate(StrEnum):
 
 def add_options(parser: pytest.Parser) -> None:
     """Add the options of the group ``kernel-parity`` and the ini value ``parity_declare``."""
-    group = parser.getgroup("kernel-parity", "parity of migrated GPU kernels")
-    add = group.addoption
+    add = parser.getgroup("kernel-parity", "parity of migrated GPU kernels").addoption
+    _add_selection(add)
+    _add_run(add)
+    _add_results(add)
+    _add_processes(add)
+    parser.addini("parity_declare", "packages or files that declare ops and kernels", "args", [])
+
+
+def _add_selection(add: Callable[..., None]) -> None:
     add(
         "--declare",
         action="append",
@@ -59,6 +68,9 @@ def add_options(parser: pytest.Parser) -> None:
         help="only cells of this layer: %(choices)s",
     )
     add("--case", metavar="ID", help="check this one case or probe, as a failure prints it")
+
+
+def _add_run(add: Callable[..., None]) -> None:
     add(
         "--cases",
         type=_positive,
@@ -68,24 +80,10 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--parity-seed", type=int, default=0, metavar="N", help="seed of the run (default 0)")
     add(
-        "--device-memory",
-        type=_memory,
-        metavar="GIB",
-        help="what a process may hold of a device, in GiB or as a part such as 25%%; by default "
-        "workers share each evenly",
-    )
-    add(
         "--seconds-from",
         type=_file,
         metavar="PATH",
         help="records of a former run: in each layer, what took longest comes first",
-    )
-    add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
-    add(
-        "--error-images",
-        type=_picture_folder,
-        metavar="DIR",
-        help="draw the errors of each failing numeric check into a PNG file in DIR",
     )
     add("--e2e-model", type=Path, metavar="DIR", help="folder of the end-to-end model's files")
     add(
@@ -99,6 +97,19 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="PATH",
         help="NVIDIA's compute-sanitizer, where it is not on the PATH",
     )
+
+
+def _add_results(add: Callable[..., None]) -> None:
+    add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
+    add(
+        "--error-images",
+        type=_picture_folder,
+        metavar="DIR",
+        help="draw the errors of each failing numeric check into a PNG file in DIR",
+    )
+
+
+def _add_processes(add: Callable[..., None]) -> None:
     add(
         "--isolate",
         choices=[str(each) for each in Isolate],
@@ -113,7 +124,13 @@ def add_options(parser: pytest.Parser) -> None:
         help="an isolated check that says nothing for so long hangs (default 300 on a device, 600 "
         "emulated, 900 where machine code is made)",
     )
-    parser.addini("parity_declare", "packages or files that declare ops and kernels", "args", [])
+    add(
+        "--device-memory",
+        type=_memory,
+        metavar="GIB",
+        help="what a process may hold of a device, in GiB or as a part such as 25%%; by default "
+        "workers share each evenly",
+    )
 
 
 def register_markers(config: pytest.Config) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
-from harness import __version__
+from harness import __version__, documents
 from harness.cells import Cell, Evidence, Layer, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA: Final = 2  # of records and of manifests
+AGAIN: Final = "make the records again"
 
 
 class InvalidRecord(ValueError):
@@ -68,15 +69,7 @@ class Record:
 
 def from_json(line: str, *, where: str = "record") -> Record:
     """The record on ``line``; raises InvalidRecord, saying ``where`` it stands."""
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        msg = f"{where}: not JSON ({error}); the file is broken or was cut off while written"
-        raise InvalidRecord(msg) from error
-    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
-        found = fields.get("schema") if isinstance(fields, dict) else fields
-        msg = f"{where}: schema={found!r}, this version reads {SCHEMA}; make the records again"
-        raise InvalidRecord(msg)
+    fields = documents.parsed(line, where=where, schema=SCHEMA, invalid=InvalidRecord, again=AGAIN)
     try:
         record = Record(**fields)
         _check(record, fields)

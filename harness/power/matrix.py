@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from harness import documents
 from harness.power import foreign
 from harness.power.isolation import Ending
 from harness.power.session import LOADS, MAIN, OURS, Began, Concluded, Uncompiled
@@ -340,15 +341,10 @@ def row_from(fields: Mapping[str, object]) -> Row:
 
 def read(path: Path) -> Matrix:
     """The matrix in a file; raises InvalidMatrix, OSError without the file."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        msg = f"{path}: not JSON ({error}); the file is broken or was cut off while written"
-        raise InvalidMatrix(msg) from error
-    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
-        found = fields.get("schema") if isinstance(fields, dict) else fields
-        msg = f"{path}: schema={found!r}, this version reads {SCHEMA}; run again"
-        raise InvalidMatrix(msg)
+    text = path.read_text(encoding="utf-8")
+    fields = documents.parsed(
+        text, where=path, schema=SCHEMA, invalid=InvalidMatrix, again="run again"
+    )
     try:
         positions = [
             {**each, "by_position": {int(k): v for k, v in each["by_position"].items()}}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,7 +22,7 @@ from harness.execute import build, execute
 from harness.judge import judge
 from harness.reference import evaluate
 from suites.bench import comparison, gemm, isolation, measured, nvfp4, scaling
-from suites.bench.measured import ratio_of
+from suites.bench.measured import REPEATS, ratio_of, rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from harness.declare import Kernel, Op
     from harness.gate.ratios import Ratio
 
-REPEATS: Final = 11
 CPU: Final = torch.device("cpu")
 SIZES: Final = {
     "rms_norm.triton": {"m": 64, "n": 1024},
@@ -39,17 +37,6 @@ SIZES: Final = {
     "svdq_quantize_w4a4_act_fuse_lora.triton": {"m": 64, "k": 256, "r": 32},
     "svdq_gemm_w4a4.triton": {"m": 64, "n": 64, "k": 256, "r": 32},
 }
-
-
-def rounds(*runs: Callable[[], object]) -> list[list[float]]:
-    """Seconds of each in each repeat, taken in turns: what disturbs one disturbs all."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPEATS + 1):
-        for run, found in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            found.append(time.perf_counter() - start)
-    return [found[1:] for found in times]
 
 
 def overhead(kernel: Kernel, op: Op) -> list[list[float]]:

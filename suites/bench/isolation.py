@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from harness import registry
 from harness.arch import CPU
@@ -16,10 +16,8 @@ from harness.isolate.client import Server
 from harness.isolate.conduct import Conduct
 from harness.isolate.messages import Job, Setup
 from harness.reproduction import Reproduction
+from suites.bench.measured import rounds
 from suites.numeric import test_numeric
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 REPEATS: Final = 30
 REPLACED: Final = 8
@@ -36,9 +34,10 @@ def overhead(kernel: str, arch: str) -> None:
         server.start()
         _ = server.devices
         cold = time.perf_counter() - began
-        there, here = _in_turns(
-            lambda: _isolated(server, kernel, arch), lambda: _here(kernel, arch)
+        times = rounds(
+            lambda: _isolated(server, kernel, arch), lambda: _here(kernel, arch), repeats=REPEATS
         )
+        there, here = map(statistics.median, times)
         born = [_replace(server) for _ in range(REPLACED)]
     finally:
         server.close()
@@ -48,17 +47,6 @@ def overhead(kernel: str, arch: str) -> None:
         f"{there / here:.2f} x here ({1000 * here:.1f} ms), {added:+.1f} ms; a new child "
         f"{1000 * statistics.median(born):.0f} ms, the server {cold:.1f} s, once"
     )
-
-
-def _in_turns(*runs: Callable[[], object]) -> list[float]:
-    """Median seconds of each, taken in turns: what disturbs one disturbs all."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPEATS + 2):
-        for run, found in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            found.append(time.perf_counter() - start)
-    return [statistics.median(found[2:]) for found in times]
 
 
 def _check(kernel: str, arch: str) -> Check:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -14,7 +15,20 @@ from harness import device as devices
 from harness.gate.ratios import Ratio, of_rounds, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+REPEATS: Final = 11
+
+
+def rounds(*runs: Callable[[], object], repeats: int = REPEATS) -> list[list[float]]:
+    """Seconds of each in each repeat, taken in turns: what disturbs one disturbs all."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats + 1):
+        for run, found in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - start)
+    return [found[1:] for found in times]
 
 
 def ratio_of(

@@ -115,7 +115,7 @@ BROKEN: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     ),
     "cut manifest": (
         lambda p: beside(p).write_text(beside(p).read_text()[:-30]),
-        r"a1\.manifest\.json: not JSON .*cut off while copied",
+        r"a1\.manifest\.json: not JSON .*cut off while written",
     ),
     "older manifest": (
         lambda p: edit(beside(p), '"schema": 2', '"schema": 1'),
