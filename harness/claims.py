@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
-from harness import device, registry
+from harness import registry
+from harness.arch import CPU
 from harness.execute import source_hash
 from harness.layers import CHECKS
 from harness.manifest import Asked, KernelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from harness.cells import Cell
     from harness.declare import Kernel
@@ -21,16 +20,22 @@ if TYPE_CHECKING:
 
 
 def collected(
-    begun: Manifest, cells: Collection[Cell], kept: Sequence[Asked], dropped: Sequence[Asked]
+    begun: Manifest,
+    cells: Collection[Cell],
+    kept: Sequence[Asked],
+    dropped: Sequence[Asked],
+    devices: Mapping[str, Mapping[str, str]],
 ) -> Manifest:
-    """The manifest of a run once its checks are known, with cells, kernels and this machine."""
-    archs = device.present_archs()
+    """The manifest of a run once its checks are known, with cells, kernels and this machine.
+
+    ``devices`` are this machine's words for them, by arch: to ask would start CUDA here.
+    """
     names = dict.fromkeys(cell.kernel for cell in cells)  # whatever a test imported besides
     found = {*kept, *dropped}
     return replace(
         begun,
-        archs=archs,
-        device=device.describe(device.first_device(archs[0]) if archs else torch.device("cpu")),
+        archs=tuple(devices),
+        device=next(iter(devices.values()), {"device": CPU}),
         kernels={name: _facts(registry.kernel(name)) for name in names},
         cells=tuple((cell.kernel, cell.arch, str(cell.layer)) for cell in cells),
         collected=tuple(kept),

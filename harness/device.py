@@ -96,6 +96,11 @@ def present_archs() -> tuple[str, ...]:
     return tuple(dict.fromkeys(arch_of(torch.device("cuda", i)) for i in devices))
 
 
+def described() -> dict[str, dict[str, str]]:
+    """What ``describe`` says of the first device of each arch that is on this machine."""
+    return {arch: describe(first_device(arch)) for arch in present_archs()}
+
+
 def visible(arch: str) -> tuple[str, ...]:
     """The CUDA devices of ``arch`` by the names that ``see_only`` takes; none for ``cpu``."""
     if arch == CPU:
@@ -244,7 +249,7 @@ def has_gpu() -> bool:
 def executed_kernels(function: Callable[[], object], device: torch.device) -> tuple[str, ...]:
     """Names of the kernels that run on a CUDA ``device`` meanwhile, as CUPTI saw them.
 
-    None where that is not available, or may not be used by this process.
+    There are none where that is not available, or may not be used by this process.
     """
     import torch
 

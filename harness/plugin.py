@@ -67,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN] = Run(worker.get("workerid", ""))
     run.id = worker.get(RUN_ID, run.id)
     if config.option.records and run.worker in {"", Inventory.WORKER}:
-        keeper = Inventory(config, run, lambda: _load(config))
+        keeper = Inventory(config, run, lambda: _load(config), lambda: _devices_here(config))
         config.pluginmanager.register(keeper, "kernel-parity-inventory")
 
 
@@ -97,7 +97,8 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     cells = [item for item in items if request_of(item)]
     if not cells:
         return []
-    archs = ", ".join(_archs_here(config)) or "none: cells that need a GPU are skipped and counted"
+    none = "none: cells that need a GPU are skipped and counted"
+    archs = ", ".join(_devices_here(config)) or none
     return [f"kernel-parity: {len(cells)} checks, GPU archs here: {archs}"]
 
 
@@ -194,7 +195,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     request, any_gpu = request_of(item), item.get_closest_marker("gpu")
     if not any_gpu and (request is None or not request.cell.needs_device):
         return
-    here = _archs_here(item.config)
+    here = _devices_here(item.config)
     if any_gpu and not here:
         pytest.skip("no GPU is on this machine")
     if request is not None and request.cell.arch not in here:
@@ -204,16 +205,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(missing)
 
 
-def _archs_here(config: pytest.Config) -> tuple[str, ...]:
-    """The archs of this machine's devices; where cells are isolated, as their process sees them.
+def _devices_here(config: pytest.Config) -> Mapping[str, Mapping[str, str]]:
+    """This machine's devices by arch; where cells are isolated, as their process sees them.
 
     So this process makes no CUDA context of its own: it would take memory on a device of others.
     """
     from harness import device
 
     if Isolate(config.option.isolate) is Isolate.NONE or not device.has_gpu():
-        return device.present_archs()
-    return tuple(_server(config).devices)
+        return device.described()
+    return _server(config).devices
 
 
 def _server(config: pytest.Config) -> Server:

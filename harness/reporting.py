@@ -211,10 +211,17 @@ class Inventory:
 
     WORKER: Final = "gw0"
 
-    def __init__(self, config: pytest.Config, run: Run, load: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        run: Run,
+        load: Callable[[], None],
+        devices: Callable[[], Mapping[str, Mapping[str, str]]],
+    ) -> None:
         self._config = config
         self._run = run
         self._load = load  # declares the kernels, where no suite asked for them
+        self._devices = devices  # asked once cells are there
         self._records: Path = config.option.records.absolute()
         self._deselected: list[Asked] = []
         if not run.worker:
@@ -243,7 +250,9 @@ class Inventory:
             return
         begun = manifest.read(manifest.beside(self._records))
         kept = tuple(_all_asked(session.items))
-        found = claims.collected(begun, self._run.inventory, kept, self._deselected)
+        found = claims.collected(
+            begun, self._run.inventory, kept, self._deselected, self._devices()
+        )
         manifest.write(self._records, found)
 
     @pytest.hookimpl(trylast=True)

@@ -76,7 +76,7 @@ def live(pipe: Connection, log: Path) -> NoReturn:
     status = 1
     try:
         _settle(log)
-        pipe.send(Ready(_devices()))
+        pipe.send(Ready(devices.described()))
         spent = False
         while not spent:
             result = perform(pipe.recv(), pipe.send)
@@ -106,13 +106,6 @@ def _settle(log: Path) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         # The kernel's OOM killer shall choose this process, and not the one that reports.
         Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
-
-
-def _devices() -> dict[str, dict[str, str]]:
-    if not devices.has_gpu():
-        return {}
-    archs = devices.present_archs()
-    return {arch: devices.describe(devices.first_device(arch)) for arch in archs}
 
 
 def _flush() -> None:
