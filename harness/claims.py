@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from harness import registry
 from harness.arch import CPU
-from harness.execute import source_hash
 from harness.layers import CHECKS
 from harness.manifest import Asked, KernelFacts
+from harness.sources import source_hash
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -132,12 +131,3 @@ def name_outputs(op: Op, result: object) -> dict[str, Tensor]:
 
 class ReturnedWrongKind(RuntimeError):
     """A kernel returned another number of values than its op has outputs, or no tensors."""
-
-
-def source_hash(kernel: Kernel) -> str:
-    """A hash of the source file that defines the kernel, 16 hexadecimal digits."""
-    path = inspect.getsourcefile(inspect.unwrap(kernel.function))
-    if path is None:
-        return "unknown"
-    with open(path, "rb") as file:  # noqa: PTH123 - read once, no path arithmetic
-        return hashlib.blake2b(file.read(), digest_size=8).hexdigest()

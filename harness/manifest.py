@@ -6,6 +6,7 @@ beside the records, ``X.manifest.json`` beside ``X.jsonl``, and is documented in
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -57,6 +58,7 @@ class Manifest:
     ``collected`` the checks that were to be run, ``deselected`` those that options dropped,
     ``uncovered`` those that are neither, though the layers' table has them for these cells.
     ``not_loaded`` are declaring modules whose import failed: their kernels are in no list.
+    ``digest`` is that of the records as the run left them, empty until it ended.
     """
 
     run: str
@@ -73,6 +75,7 @@ class Manifest:
     deselected: tuple[Asked, ...] = ()
     uncovered: tuple[Asked, ...] = ()
     not_loaded: Mapping[str, str] = field(default_factory=dict)
+    digest: str = ""
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -93,8 +96,15 @@ def write(records: Path, manifest: Manifest) -> None:
 
 
 def end(records: Path, *, finished: str, status: int) -> None:
-    """Say in the manifest of ``records`` that its run ended in an orderly way."""
-    write(records, replace(read(beside(records)), finished=finished, status=status))
+    """Say in the manifest of ``records`` that its run ended in an orderly way, and left these."""
+    digest = digest_of(records.read_bytes())
+    begun = read(beside(records))
+    write(records, replace(begun, finished=finished, status=status, digest=digest))
+
+
+def digest_of(content: bytes) -> str:
+    """What tells a file of records from any other: 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def read(path: Path) -> Manifest:
@@ -117,6 +127,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "run": str,
     "started": str,
     "finished": str,
+    "digest": str,
     "status": (int, type(None)),
     "seed": int,
     "schema": int,
@@ -148,11 +159,11 @@ def _kernel(value: Mapping[str, Any]) -> KernelFacts:
 
 
 # What `Asked._make` does, without a call of Python code for each of 100,000 checks.
-_new_asked: Final = partial(tuple.__new__, Asked)
+new_asked: Final = partial(tuple.__new__, Asked)
 
 
 def _asked(rows: Sequence[list[str]]) -> tuple[Asked, ...]:
     if not {len(Asked._fields)}.issuperset(map(len, rows)):
         msg = f"a check has not the words {', '.join(Asked._fields)}"
         raise ValueError(msg)
-    return tuple(map(_new_asked, rows))
+    return tuple(map(new_asked, rows))

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -122,17 +122,20 @@ def _record(
     item: pytest.Item, request: Request, report: pytest.TestReport, outcome: Outcome
 ) -> Record:
     from harness import record, registry
-    from harness.execute import source_hash
+    from harness.sources import source_hash
 
     check = item.stash.get(CHECK, None)
     ran = check is not None and not report.skipped
     kernel, run = registry.kernel(request.cell.kernel), item.config.stash[RUN]
+    figures: dict[str, Any] = dict(check.figures) if check else {}
     return record.Record(
         **asked(item, request)._asdict(),
         verdict=outcome.verdict,
         outcome=outcome,
         evidence=request.cell.evidence if ran else Evidence.NONE,
-        figures=dict(check.figures) if check else {},
+        cases=figures.pop("cases", 0),
+        unfair=figures.pop("unfair", 0),
+        figures=figures,
         case=check.case if check else "",
         message=_words(report),
         seed=item.config.option.parity_seed,

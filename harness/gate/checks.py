@@ -32,6 +32,7 @@ class Seen(NamedTuple):
     policy: Policy
     hole: Hole | None
     words: str = ""
+    records: Sequence[Record] = ()
 
     def but(self, hole: Hole, words: str) -> Seen:
         """The same check with another hole."""
@@ -57,42 +58,35 @@ def missing(
 
 def seen(asked: Asked, policy: Policy, records: Sequence[Record], backend: str) -> Seen:
     """What the records of a check say: a failure anywhere counts, a skip only if nothing ran."""
-    if len(records) == 1 and records[0].verdict == _PASSED:  # so it is nearly always
-        return _passed(asked, policy, records[0], backend)
+    if len(records) == 1 and records[0].verdict == _PASSED:  # nearly always
+        return Seen(asked, policy, *_of_passed(records[0], policy, backend), records)
     for found in records:
         if found.verdict == _FAILED:
             hole = _ENDED.get(Outcome(found.outcome), Hole.FAILED)
-            return Seen(asked, policy, hole, _first_words(found))
+            return Seen(asked, policy, hole, _first_words(found), records)
     passed = [found for found in records if found.verdict == _PASSED]
     if not passed:
-        return Seen(asked, policy, Hole.SKIPPED, records[0].message[:_WIDTH])
+        return Seen(asked, policy, Hole.SKIPPED, records[0].message[:_WIDTH], records)
     # The same check on several machines: one that is good is enough.
-    all_seen = [_passed(asked, policy, found, backend) for found in passed]
-    return next((each for each in all_seen if each.hole is None), all_seen[-1])
+    said = [_of_passed(found, policy, backend) for found in passed]
+    best = next((each for each in said if each[0] is None), said[-1])
+    return Seen(asked, policy, *best, records)
 
 
-def _passed(asked: Asked, policy: Policy, found: Record, backend: str) -> Seen:
+def _of_passed(found: Record, policy: Policy, backend: str) -> tuple[Hole | None, str]:
     if found.backend != backend:
-        words = f"ran on backend {found.backend!r}, {backend!r} is declared"
-        return Seen(asked, policy, Hole.OTHER_BACKEND, words)
+        return Hole.OTHER_BACKEND, f"ran on backend {found.backend!r}, {backend!r} is declared"
     launched = found.launched
     if launched and backend not in [each.partition(":")[0] for each in launched]:
         words = f"launched {', '.join(launched)}, none of them of backend {backend!r}"
-        return Seen(asked, policy, Hole.OTHER_BACKEND, words[:_WIDTH])
+        return Hole.OTHER_BACKEND, words[:_WIDTH]
     if found.evidence != policy.evidence and _RANKS[found.evidence] > _RANKS[policy.evidence]:
         words = f"evidence {found.evidence!r}, {policy.evidence!r} is asked for"
-        return Seen(asked, policy, Hole.WEAK_EVIDENCE, words)
-    return _counted(asked, policy, found)
-
-
-def _counted(asked: Asked, policy: Policy, found: Record) -> Seen:
-    figures = found.figures
-    cases, unfair = figures.get("cases", 0), figures.get("unfair", 0)
-    fair = cases - unfair if type(cases) is int and type(unfair) is int else 0
-    if fair >= policy.cases:
-        return Seen(asked, policy, None)
+        return Hole.WEAK_EVIDENCE, words
+    if (fair := found.cases - found.unfair) >= policy.cases:
+        return None, ""
     hole = Hole.TOO_FEW_CASES if fair > 0 else Hole.NO_CASES
-    return Seen(asked, policy, hole, f"{fair} cases, at least {policy.cases} are asked for")
+    return hole, f"{fair} cases, at least {policy.cases} are asked for"
 
 
 def launched_nothing(records: Iterable[Record]) -> bool:

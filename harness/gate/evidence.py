@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness import manifest, record
 from harness.atomic import PART
+from harness.gate import record_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from harness.record import Record
 
 RECORDS: Final = ".jsonl"
+OURS: Final = "kernel-parity"  # among the versions
 _ENDED: Final = frozenset({0, 1, 5})  # of pytest: passed, some failed, nothing was collected
 
 
@@ -27,20 +30,40 @@ class CannotJudge(ValueError):
     """Records or a contract of which no verdict can be made; the message says where and why."""
 
 
+class Stamp(NamedTuple):
+    """What records have in common with their run's manifest, and with other runs."""
+
+    run: str
+    kernel: str
+    arch: str
+    layer: str
+    source: str
+    version: str
+
+
+_stamp: Final = partial(tuple.__new__, Stamp)
+
+
 @dataclass(frozen=True)
 class Run:
-    """One run: its records file, its manifest, its records; ``cut`` if the last line is half."""
+    """One run: its records file, its manifest, its records."""
 
     path: Path
     manifest: Manifest
     records: tuple[Record, ...]
-    cut: bool = False
+
+    @cached_property
+    def stamps(self) -> frozenset[Stamp]:
+        """Of what its records are; far fewer than there are records."""
+        return frozenset(
+            _stamp((r.run, r.kernel, r.arch, r.layer, r.source, r.versions.get(OURS, "")))
+            for r in self.records
+        )
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end, whatever it found."""
-        ended = bool(self.manifest.finished) and self.manifest.status in _ENDED
-        return ended and not self.cut
+        return bool(self.manifest.finished) and self.manifest.status in _ENDED
 
     def __str__(self) -> str:
         return f"run {self.manifest.run} ({self.path.name})"
@@ -73,7 +96,8 @@ def read(folder: Path) -> Merged:
     """All records of ``folder``, and of folders in it, with their manifests; raises CannotJudge."""
     files = _files(folder)
     try:
-        runs = tuple(_read_run(path) for path in files)
+        with ThreadPoolExecutor() as pool:  # to hash leaves Python free to parse what is hashed
+            runs = tuple(map(_read_run, files, pool.map(_content, files)))
     except (record.InvalidRecord, manifest.InvalidManifest) as error:
         raise CannotJudge(str(error)) from error
     _refuse_the_same_run(runs)
@@ -127,22 +151,55 @@ def _refuse_singles(records: Iterable[Path], manifests: set[Path]) -> None:
         raise CannotJudge(msg)
 
 
-def _read_run(path: Path) -> Run:
+class _Content(NamedTuple):
+    content: bytes
+    digest: str
+
+
+def _content(path: Path) -> _Content:
+    content = path.read_bytes()
+    return _Content(content, manifest.digest_of(content))
+
+
+def _read_run(path: Path, file: _Content) -> Run:
     found = manifest.read(manifest.beside(path))
-    records, cut = record.read_all(path)
-    for other in {each.run for each in records} - {found.run}:
+    if file.digest == found.digest:
+        run = Run(path, found, record_file.vouched_for(file.content))
+    else:
+        run = Run(path, found, record_file.checked(file.content, path))
+    _refuse_others(run)
+    _refuse_changed(run, file.digest)
+    return run
+
+
+def _refuse_others(run: Run) -> None:
+    """Refuse records that are not of the manifest beside them."""
+    path, known = run.path, run.manifest
+    for other in sorted({own.run for own in run.stamps} - {known.run}):
         msg = (
-            f"{path}: run={other!r} in a record, run={found.run!r} in the manifest beside it; "
+            f"{path}: run={other!r} in a record, run={known.run!r} in the manifest beside it; "
             "the two files are of different runs"
         )
         raise CannotJudge(msg)
-    claimed = set(found.cells)
-    for cell in {(each.kernel, each.arch, each.layer) for each in records} - claimed:
+    cells = {(own.kernel, own.arch, own.layer) for own in run.stamps}
+    for cell in sorted(cells - set(known.cells)):
         msg = f"{path}: {'-'.join(cell)} is no cell of the manifest beside it, which claims "
-        msg += f"{len(claimed)}; the records are of something else, or the manifest is of a run "
+        msg += (
+            f"{len(known.cells)}; the records are of something else, or the manifest is of a run "
+        )
         msg += "whose first worker died while it collected"
         raise CannotJudge(msg)
-    return Run(path, found, records, cut)
+
+
+def _refuse_changed(run: Run, digest: str) -> None:
+    """Refuse records other than those that the run left, if it came to its end."""
+    known = run.manifest
+    if known.finished and digest != known.digest:
+        msg = (
+            f"{run.path}: these are not the records that run {known.run!r} left when it ended at "
+            f"{known.finished}; they were cut off or changed since: copy both files again"
+        )
+        raise CannotJudge(msg)
 
 
 def _refuse_the_same_run(runs: Iterable[Run]) -> None:
@@ -156,8 +213,8 @@ def _refuse_the_same_run(runs: Iterable[Run]) -> None:
 def _refuse_mixed_versions(runs: Iterable[Run]) -> None:
     found: dict[str, Run] = {}
     for run in runs:
-        own = [run.manifest.versions, *(each.versions for each in run.records)]
-        found |= dict.fromkeys({v.get("kernel-parity", "") for v in own}, run)
+        own = {run.manifest.versions.get(OURS, ""), *(each.version for each in run.stamps)}
+        found |= dict.fromkeys(sorted(own), run)
     if len(found) > 1:
         words = ", ".join(f"{version!r} in {run.path}" for version, run in found.items())
         msg = f"records of several versions of kernel-parity: {words}; make them with one"
@@ -168,7 +225,7 @@ def _refuse_mixed_sources(runs: Iterable[Run]) -> None:
     found: defaultdict[str, dict[str, Run]] = defaultdict(dict)
     for run in runs:
         facts = {(name, kernel.source) for name, kernel in run.manifest.kernels.items()}
-        for name, source in {*facts, *((each.kernel, each.source) for each in run.records)}:
+        for name, source in {*facts, *((own.kernel, own.source) for own in run.stamps)}:
             found[name][source] = run
     for name, sources in sorted(found.items()):
         if len(sources) > 1:

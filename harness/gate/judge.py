@@ -6,7 +6,9 @@ import datetime as dt
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness.arch import CPU
 from harness.cells import Evidence, Layer, Verdict
@@ -16,7 +18,7 @@ from harness.gate.contract import REPORT, nearest
 from harness.gate.evidence import CannotJudge
 from harness.gate.holes import FAILURES, Hole, Status
 from harness.gate.policy import Policies, base
-from harness.manifest import Asked
+from harness.manifest import Asked, new_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,15 +29,17 @@ if TYPE_CHECKING:
     from harness.gate.policy import Policy
     from harness.record import Record
 
+_Place = tuple[str, str, str]  # of a cell: kernel, arch, layer
+
 __all__ = ["Finding", "Hole", "Judgement", "Status", "judge"]
 
 _ENDS: Final = {2: "was interrupted", 3: "ended with an internal error", 4: "was refused by pytest"}
+_NUMERIC: Final = str(Layer.NUMERIC)
 _SAID: Final = 20  # notes of one kind
 _UNSEEN: Final = "passed, and no launch of a kernel was seen; something else computed the result"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What the gate says of a cell in one dtype (or none), or of a whole run (no kernel)."""
 
     kernel: str
@@ -84,7 +88,7 @@ def judge(
     """
     now = now or dt.datetime.now(dt.UTC)
     gathered = _Gathered.of(merged)
-    policies = Policies(contract, gathered.asked, now.date())
+    policies = Policies(contract, tuple(asked for asked, _ in gathered.checks), now.date())
     wanted = _wanted(merged, archs, kernels)
     cells = _of_cells(gathered, policies, wanted)
     findings = (*_of_runs(merged), *_of_archs(gathered, wanted, archs), *cells)
@@ -107,34 +111,43 @@ class _Gathered:
     """All that is known of each check, over all runs."""
 
     merged: Merged
-    asked: Mapping[Asked, None]  # an ordered set
-    collected: Mapping[Asked, Run]
-    deselected: frozenset[Asked]
-    records: Mapping[tuple[str, ...], list[Record]]
+    cells: Mapping[_Place, Mapping[Asked, list[Record]]]  # and the records of each check
+
+    @property
+    def checks(self) -> Iterator[tuple[Asked, list[Record]]]:
+        """Each check with its records, if it has any."""
+        for checks in self.cells.values():
+            yield from checks.items()
 
     @classmethod
     def of(cls, merged: Merged) -> _Gathered:
-        collected: dict[Asked, Run] = {}
-        asked: dict[Asked, None] = {}
-        for run in merged.runs:
-            collected |= dict.fromkeys(run.manifest.collected, run)
-            asked |= dict.fromkeys(run.manifest.uncovered)
-            asked |= dict.fromkeys(run.manifest.deselected)
-        asked |= dict.fromkeys(collected)
-        records: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
+        known = [run.manifest for run in merged.runs]
+        listed = chain.from_iterable((*m.uncovered, *m.deselected, *m.collected) for m in known)
+        cells: defaultdict[_Place, dict[Asked, list[Record]]] = defaultdict(dict)
+        for asked in listed:
+            cells[asked[:3]][asked] = []
         for found in merged.records:
-            # A plain tuple equals the `Asked` of these words, and takes a third of its time.
-            key = (found.kernel, found.arch, found.layer, found.check, found.dtype)
-            records[key].append(found)
-        asked |= {Asked(*key): None for key in records.keys() - asked.keys()}
-        covered = {each[:3] for each in asked}
-        asked |= {Asked(*cell, "", ""): None for cell in merged.cells if cell not in covered}
-        deselected = frozenset(each for run in merged.runs for each in run.manifest.deselected)
-        return cls(merged, asked, collected, deselected, records)
+            place = found.kernel, found.arch, found.layer
+            asked = new_asked((*place, found.check, found.dtype))
+            cells[place].setdefault(asked, []).append(found)
+        for place in merged.cells:
+            if place not in cells:
+                cells[place][Asked(*place, "", "")] = []
+        return cls(merged, cells)
 
-    def seen(self, asked: Asked, policy: Policy, backend: str) -> Seen:
+    @cached_property
+    def collected(self) -> Mapping[Asked, Run]:
+        """The run that was to make each check."""
+        return {asked: run for run in self.merged.runs for asked in run.manifest.collected}
+
+    @cached_property
+    def deselected(self) -> frozenset[Asked]:
+        """What options dropped in any run."""
+        return frozenset(each for run in self.merged.runs for each in run.manifest.deselected)
+
+    def seen(self, asked: Asked, policy: Policy, found: list[Record], backend: str) -> Seen:
         """What was found about one check."""
-        if found := self.records.get(asked):
+        if found:
             return seen(asked, policy, found, backend)
         return missing(asked, policy, self.collected, self.deselected)
 
@@ -144,7 +157,7 @@ class _Gathered:
             "duplicate: {3} of {0} on {1}, {2}: ".format(*asked)
             + ", ".join(f"{each.verdict} in run {each.run}" for each in found)
             + "; the failure counts"
-            for asked, found in self.records.items()
+            for asked, found in self.checks
             if len(found) > 1 and len({r.verdict for r in found} - {Verdict.SKIPPED}) > 1
         ]
         yield from differing[:_SAID]
@@ -185,37 +198,35 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _of_cells(gathered: _Gathered, policies: Policies, wanted: _Wanted) -> tuple[Finding, ...]:
-    cells: defaultdict[tuple[str, str, str], list[Asked]] = defaultdict(list)
-    for asked in gathered.asked:
-        cells[asked[:3]].append(asked)
     return tuple(
         finding
-        for cell, checks in cells.items()
+        for cell, checks in gathered.cells.items()
         if cell in wanted
         for finding in _of_cell(cell, checks, gathered, policies)
     )
 
 
 def _of_cell(
-    cell: tuple[str, str, str], checks: list[Asked], gathered: _Gathered, policies: Policies
+    cell: _Place,
+    checks: Mapping[Asked, list[Record]],
+    gathered: _Gathered,
+    policies: Policies,
 ) -> Iterator[Finding]:
     backend, policy = gathered.merged.kernels[cell[0]].backend, policies.of_cell(cell)
     groups: defaultdict[str, list[Seen]] = defaultdict(list)
-    for asked in checks:
-        found = gathered.seen(asked, policy(asked.dtype, base(asked.check)), backend)
-        groups[asked.dtype].append(found)
-    return (_finding(found, gathered, policies) for found in groups.values())
+    for asked, records in checks.items():
+        asks = policy(asked.dtype, base(asked.check))
+        groups[asked.dtype].append(gathered.seen(asked, asks, records, backend))
+    return (_finding(found, policies) for found in groups.values())
 
 
-def _finding(found: list[Seen], gathered: _Gathered, policies: Policies) -> Finding:
+def _finding(found: list[Seen], policies: Policies) -> Finding:
     kernel, arch, layer, _, dtype = found[0].asked
-    if layer == Layer.NUMERIC and launched_nothing(
-        r for each in found for r in gathered.records.get(each.asked, ())
-    ):
+    if layer == _NUMERIC and launched_nothing(r for each in found for r in each.records):
         found = [each if each.hole else each.but(Hole.OTHER_BACKEND, _UNSEEN) for each in found]
     gating = [each for each in found if each.policy.gating]
-    status, hole, words, reference = _of_gating(gating, policies) if gating else _of_retained(found)
-    return Finding(kernel, arch, layer, dtype, status, hole, words, reference)
+    said = _of_gating(gating, policies) if gating else _of_retained(found)
+    return Finding(kernel, arch, layer, dtype, *said)
 
 
 def _of_drift(drift: Drift, policies: Policies) -> Finding:
@@ -307,8 +318,6 @@ def _of_runs(merged: Merged) -> Iterator[Finding]:
 def _unfinished(run: Run) -> str:
     known = run.manifest
     end = _ENDS.get(known.status or 0, "did not come to its end")
-    if known.finished and run.cut:
-        end = "has a last line that is cut off"
     recorded = len({(r.kernel, r.arch, r.layer, r.check) for r in run.records})
     files = f"{run.path.name} and its manifest"
     counts = f"{recorded} of {len(known.collected)} collected checks have a record"
@@ -319,7 +328,7 @@ def _of_archs(gathered: _Gathered, wanted: _Wanted, archs: Sequence[str]) -> Ite
     """An arch that was asked for, and on which nothing was run, is red whatever is retained."""
     ran = {
         asked[1]
-        for asked, found in gathered.records.items()
+        for asked, found in gathered.checks
         if asked[1] in archs and asked in wanted and any(map(_ran, found))
     }
     for arch in archs:

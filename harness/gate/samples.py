@@ -55,7 +55,6 @@ def words_of(key: Asked) -> str:
 def sample_of(record: Record) -> Sample:
     """What a comparison needs of a record; raises InvalidErrors naming its check."""
     key = Asked(record.kernel, record.arch, record.layer, record.check, record.dtype)
-    cases = record.figures.get("cases", 0)
     try:
         worst, rms = (errors_of(record.figures, measure) for measure in (WORST, RMS))
     except InvalidErrors as error:
@@ -66,7 +65,7 @@ def sample_of(record: Record) -> Sample:
         verdict=record.verdict,
         evidence=record.evidence,
         seed=record.seed,
-        cases=cases if isinstance(cases, int) else 0,
+        cases=record.cases,
         case=record.case,
         source=record.source,
         versions=record.versions,

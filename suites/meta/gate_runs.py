@@ -48,7 +48,7 @@ def good(asked: Asked, **changes: Any) -> Record:  # noqa: ANN401 - values of an
         "verdict": "passed",
         "outcome": "passed",
         "evidence": str(Cell(asked.kernel, asked.arch, Layer(asked.layer)).evidence),
-        "figures": {"cases": 20},
+        "cases": 20,
         "run": "a1",
         "started": "2026-03-01T10:30:00.000+00:00",
         "backend": "triton",
@@ -62,7 +62,7 @@ def good(asked: Asked, **changes: Any) -> Record:  # noqa: ANN401 - values of an
 def skipped(asked: Asked, **changes: Any) -> Record:  # noqa: ANN401 - as above
     """A record of a check whose arch was not there."""
     words = f"{asked.arch} is not on this machine, which has no GPU"
-    skip = {"verdict": "skipped", "outcome": "unavailable", "evidence": "none", "figures": {}}
+    skip = {"verdict": "skipped", "outcome": "unavailable", "evidence": "none", "cases": 0}
     return good(asked, **(skip | {"message": words} | changes))
 
 
@@ -109,10 +109,12 @@ def only(asked: Asked, made: Record | None) -> Callable[[Asked], Record | None]:
 
 
 def write(folder: Path, run: Run) -> Path:
-    """Write a run's two files; returns the one of the records."""
-    path = folder / run.path
-    manifest.write(path, run.manifest)
+    """Write a run's two files as its end leaves them; returns the one of the records."""
+    path, known = folder / run.path, run.manifest
+    manifest.write(path, known)
     path.write_text("".join(f"{each.to_json()}\n" for each in run.records), encoding="utf-8")
+    if known.finished and known.status is not None:
+        manifest.end(path, finished=known.finished, status=known.status)
     return path
 
 

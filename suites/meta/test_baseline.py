@@ -58,7 +58,8 @@ RECORD = Record(
     verdict="passed",
     outcome="passed",
     evidence="device",
-    figures={"cases": 2, "errors": {"0123abcd": 0.5}},
+    cases=2,
+    figures={"errors": {"0123abcd": 0.5}},
 )
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -246,10 +247,11 @@ def test_a_baseline_in_use_is_said_to_be_locked(kept: Path) -> None:
 def records_in(folder: Path, *records: Record) -> Path:
     folder.mkdir()
     cells = tuple({(record.kernel, record.arch, record.layer) for record in records})
-    found = Manifest(run="r", started=DAY, finished=DAY, status=0, cells=cells)
+    found = Manifest(run="r", started=DAY, cells=cells)
     manifest.write(folder / "sm90.jsonl", found)
     lines = [f"{record.to_json()}\n" for record in records]
     (folder / "sm90.jsonl").write_text("".join(lines), encoding="utf-8")
+    manifest.end(folder / "sm90.jsonl", finished=DAY, status=0)
     return folder
 
 

@@ -271,7 +271,7 @@ def test_growth_amid_noise_is_found() -> None:
 
 
 def test_a_record_gives_its_sample() -> None:
-    figures = {"cases": 2, "errors": {key_of("k/m=1"): 0.5, "00000000": 0}, "rms_errors": {}}
+    figures = {"errors": {key_of("k/m=1"): 0.5, "00000000": 0}, "rms_errors": {}}
     record = Record(
         kernel="k",
         arch="cpu",
@@ -282,6 +282,7 @@ def test_a_record_gives_its_sample() -> None:
         verdict="passed",
         outcome="passed",
         evidence="emulated",
+        cases=2,
         figures=figures,
         seed=3,
     )

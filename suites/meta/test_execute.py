@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +13,7 @@ from harness.buffers import POISONS
 from harness.case import Case
 from harness.draws import normal
 from harness.emulation import is_active
-from harness.execute import ReturnedWrongKind, build, execute, generator, name_outputs, source_hash
+from harness.execute import ReturnedWrongKind, build, execute, generator, name_outputs
 from harness.judge import judge
 from harness.launches import Launch, report_launch
 from harness.reference import evaluate
@@ -379,8 +377,3 @@ def test_seeds_and_names_have_generators_of_their_own() -> None:
         for name in ("x", "y", "x/y")
     }
     assert len(drawn) == 24
-
-
-def test_a_kernel_is_known_by_the_hash_of_its_file() -> None:
-    text = Path(__file__).read_bytes()
-    assert source_hash(declare(right)[1]) == hashlib.blake2b(text, digest_size=8).hexdigest()

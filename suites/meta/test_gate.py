@@ -95,9 +95,8 @@ PLANTED: Final[dict[str, tuple[Record | None, Hole, str]]] = {
     "hung": (failed(HALF, "hung"), Hole.HUNG, "hung: "),
     "skipped": (skipped(HALF), Hole.SKIPPED, "sm90 is not on this machine"),
     "lost": (None, Hole.LOST, "collected in run a1 (a1.jsonl), and no record of it"),
-    "no cases": (good(HALF, figures={"cases": 0}), Hole.NO_CASES, "0 cases, at least 1"),
-    "no figure": (good(HALF, figures={}), Hole.NO_CASES, "0 cases"),
-    "all unfair": (good(HALF, figures={"cases": 9, "unfair": 9}), Hole.NO_CASES, "0 cases"),
+    "no cases": (good(HALF, cases=0), Hole.NO_CASES, "0 cases, at least 1"),
+    "all unfair": (good(HALF, cases=9, unfair=9), Hole.NO_CASES, "0 cases"),
     "other backend": (
         good(HALF, backend="cuda", launched=["cuda:m.f"]),
         Hole.OTHER_BACKEND,
@@ -148,7 +147,7 @@ def test_too_few_cases_of_one_check() -> None:
 
 
 def test_unfair_cases_do_not_count() -> None:
-    made = good(HALF, figures={"cases": 20, "unfair": 6})
+    made = good(HALF, cases=20, unfair=6)
     rule = f'[[rules]]\ncheck = "{NUMERIC}"\ncases = 15'
     (finding,) = red(judged(whole(only(HALF, made)), rule))
     assert (finding.hole, finding.dtype) == (Hole.TOO_FEW_CASES, "float16")
@@ -208,13 +207,6 @@ def test_a_run_that_did_not_end_is_red(changes: dict[str, Any], words: str) -> N
     assert second.hole is Hole.LOST
 
 
-def test_a_run_whose_records_are_cut_off_is_red() -> None:
-    (run,) = whole().runs
-    (finding,) = red(judged(Merged((replace(run, cut=True),))))
-    assert finding.hole is Hole.UNFINISHED
-    assert "has a last line that is cut off" in finding.words
-
-
 def machines(first: Callable[[Asked], Record], second: Callable[[Asked], Record]) -> Merged:
     return Merged((run_of(map(first, ALL)), run_of(map(second, ALL), name="b2")))
 
@@ -246,7 +238,7 @@ def test_failed_anywhere_is_failed_and_the_duplicate_is_named(order: int) -> Non
 
 
 def test_what_one_machine_ran_well_is_enough() -> None:
-    few = lambda each: good(each, figures={"cases": 1})  # noqa: E731
+    few = lambda each: good(each, cases=1)  # noqa: E731
     rule = '[[rules]]\nlayer = "numeric"\ncases = 9'
     assert judged(machines(few, good), rule).green
     assert judged(machines(good, few), rule).green
@@ -319,7 +311,7 @@ def test_a_known_failure_is_excused_with_its_reference() -> None:
     assert judgement.green
 
 
-@pytest.mark.parametrize("made", [skipped(HALF), None, good(HALF, figures={"cases": 0})])
+@pytest.mark.parametrize("made", [skipped(HALF), None, good(HALF, cases=0)])
 def test_a_known_failure_excuses_nothing_but_failures(made: Record | None) -> None:
     assert not judged(whole(only(HALF, made)), KNOWN).green
 

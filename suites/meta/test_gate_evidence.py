@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -9,7 +10,7 @@ import pytest
 
 from harness import manifest
 from harness.gate.evidence import CannotJudge, read
-from suites.meta.gate_runs import ALL, CPU, FACTS, KERNEL, SM90, good, run_of, write
+from suites.meta.gate_runs import ALL, CPU, FACTS, FINISHED, KERNEL, SM90, good, run_of, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ONE: Final = run_of(map(good, ALL))
 TWO: Final = run_of(map(good, ALL), name="b2")
+KILLED: Final = run_of(map(good, ALL), finished="", status=None)  # every line of it is checked
 
 
 def test_runs_of_a_folder_and_its_folders_are_read_back(tmp_path: Path) -> None:
@@ -26,34 +28,76 @@ def test_runs_of_a_folder_and_its_folders_are_read_back(tmp_path: Path) -> None:
     first, second = write(tmp_path, ONE), write(tmp_path / "gpu", TWO)
     merged = read(tmp_path)
     runs = {run.path: run for run in merged.runs}
-    assert runs == {first: replace(ONE, path=first), second: replace(TWO, path=second)}
+    assert runs == {path: ended(run, path) for path, run in ((first, ONE), (second, TWO))}
     assert list(merged.records) == [each for run in merged.runs for each in run.records]
     assert merged.kernels == {KERNEL: FACTS}
     assert merged.cells == ONE.manifest.cells
     assert all(run.finished for run in merged.runs)
 
 
-def test_a_record_in_another_order_of_its_keys_is_read_too(tmp_path: Path) -> None:
+def ended(run: Run, path: Path) -> Run:
+    """The run as it is read back from its file."""
+    digest = manifest.digest_of(path.read_bytes())
+    return replace(run, path=path, manifest=replace(run.manifest, digest=digest))
+
+
+@pytest.mark.parametrize("run", [ONE, KILLED], ids=["vouched for", "checked"])
+def test_figures_are_those_that_were_written(tmp_path: Path, run: Run) -> None:
+    figures = {
+        "errors": {"0123abcd": 0.25},
+        "figures": {"in": "figures"},
+        'a \\ ", "figures": {': ["}"],
+        "ü\n": None,
+    }
+    records = (replace(run.records[0], figures=figures, case='", "figures": {'), *run.records[1:])
+    write(tmp_path, replace(run, records=records))
+    found = read(tmp_path).runs[0].records
+    assert found == records
+    assert dict(found[0].figures) == figures
+    assert (len(found[0].figures), found[0].figures.get("absent")) == (4, None)
+
+
+def test_no_figure_is_parsed_that_nobody_asks_for(tmp_path: Path) -> None:
     path = write(tmp_path, ONE)
+    path.write_text(path.read_text().replace('"figures": {}', '"figures": {"a": 1'))
+    manifest.end(path, finished=FINISHED, status=0)  # no writer of ours leaves that
+    (run,) = read(tmp_path).runs
+    assert [r.check for r in run.records] == [r.check for r in ONE.records]
+    with pytest.raises(json.JSONDecodeError):
+        len(run.records[0].figures)
+
+
+@pytest.mark.parametrize("left", [0, 1, -1])
+def test_records_that_changed_after_their_run_are_refused(tmp_path: Path, left: int) -> None:
+    path = write(tmp_path, ONE)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[1] = lines[1].replace('"cases": 20', '"cases": 99')
+    path.write_text("".join(lines[:left] if left else lines))
+    with pytest.raises(CannotJudge, match=r"a1\.jsonl: these are not the records that run 'a1'"):
+        read(tmp_path)
+
+
+def test_a_record_in_another_order_of_its_keys_is_read_too(tmp_path: Path) -> None:
+    path = write(tmp_path, KILLED)
     line = ONE.records[0].to_json()
     turned = '{"seed": 0, ' + line[1:].replace(', "seed": 0', "")
+    assert line in path.read_text()
     path.write_text(path.read_text().replace(line, turned))
     assert read(tmp_path).runs[0].records == ONE.records
 
 
 def test_a_last_line_that_is_half_written_leaves_the_others_usable(tmp_path: Path) -> None:
-    path = write(tmp_path, ONE)
+    path = write(tmp_path, KILLED)
     path.write_bytes(path.read_bytes()[:-40])
     (run,) = read(tmp_path).runs
-    assert (run.cut, run.finished) == (True, False)
-    assert run.records == ONE.records[:-1]
+    assert (run.finished, run.records) == (False, ONE.records[:-1])
 
 
 def test_a_last_line_without_its_end_is_whole(tmp_path: Path) -> None:
-    path = write(tmp_path, ONE)
+    path = write(tmp_path, KILLED)
     path.write_bytes(path.read_bytes()[:-1])
     (run,) = read(tmp_path).runs
-    assert (run.cut, run.records) == (False, ONE.records)
+    assert run.records == ONE.records
 
 
 def test_a_run_that_died_before_its_first_record(tmp_path: Path) -> None:
@@ -89,10 +133,14 @@ BROKEN: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     "another JSON": (lambda p: append(p, '{"loss": 0.3}'), r"a1\.jsonl:2: schema=None"),
     "two on a line": (lambda p: append(p, "{}, {}"), r"a1\.jsonl:2: not JSON"),
     "empty line": (lambda p: append(p, ""), r"a1\.jsonl:2: not JSON"),
+    "empty first line": (
+        lambda p: p.write_text("\n" + p.read_text()[:-1]),
+        r"a1\.jsonl:1: not JSON",
+    ),
     "no text": (lambda p: p.write_bytes(b"\xff\xfe\n" + p.read_bytes()), r"a1\.jsonl:1: not JSON"),
     "older schema": (
-        lambda p: edit(p, '"schema": 2', '"schema": 1'),
-        r"a1\.jsonl:1: schema=1, this version reads 2; make the records again",
+        lambda p: edit(p, '"schema": 3', '"schema": 1'),
+        r"a1\.jsonl:1: schema=1, this version reads 3; make the records again",
     ),
     "outcome": (
         lambda p: edit(p, '"outcome": "passed"', '"outcome": "fine"'),
@@ -118,8 +166,8 @@ BROKEN: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
         r"a1\.manifest\.json: not JSON .*cut off while written",
     ),
     "older manifest": (
-        lambda p: edit(beside(p), '"schema": 2', '"schema": 1'),
-        r"a1\.manifest\.json: schema=1, this version reads 2",
+        lambda p: edit(beside(p), '"schema": 3', '"schema": 1'),
+        r"a1\.manifest\.json: schema=1, this version reads 3",
     ),
     "manifest without a field": (
         lambda p: edit(beside(p), '"uncovered"', '"covered"'),

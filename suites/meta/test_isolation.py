@@ -58,7 +58,7 @@ def test_every_fault_is_its_own_cells_outcome(project: Project) -> None:
     for name, (outcome, words) in OUTCOMES.items():
         record, then = records[name], records[f"{name}_then"]
         assert (record.outcome, words in record.message) == (outcome, True), record.message
-        assert (then.outcome, then.figures["cases"]) == (Outcome.PASSED, 6), name
+        assert (then.outcome, then.cases) == (Outcome.PASSED, 6), name
         assert then.launched == ["triton:declared_crashing.crash"]
         assert ('crashing.py", line' in record.message) is (name in STACKS), record.message
     for record in map(records.__getitem__, red):

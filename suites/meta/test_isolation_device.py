@@ -53,7 +53,7 @@ def test_every_fault_is_its_own_cells_outcome(project: Project) -> None:
         record, then = records[name], records[f"{name}_then"]
         assert (record.outcome, words in record.message) == (outcome, True), record.message
         assert f"m=1,n={FIRST},dtype=float32,values=normal," in record.case, record.message
-        assert (then.outcome, then.figures["cases"]) == (Outcome.PASSED, 6), then.message
+        assert (then.outcome, then.cases) == (Outcome.PASSED, 6), then.message
         assert then.launched == ["triton:declared_crashing_device._double"]
         assert then.figures["device_kernels"] in ([], ["_double"])
         assert then.device["device"]

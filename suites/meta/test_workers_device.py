@@ -99,7 +99,7 @@ def test_workers_run_on_their_devices(tmp_path: Path) -> None:
     assert not done.returncode, done.stdout
     made = list(record.read(path))
     figure = "second_device" if count > 1 else "second_device_skipped"
-    assert [r.figures[figure] for r in made] == [r.figures["cases"] for r in made]
+    assert [r.figures[figure] for r in made] == [r.cases for r in made]
     assert len(made) == 3
 
 

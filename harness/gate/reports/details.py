@@ -37,7 +37,7 @@ _WORDS: Final = 2_000
 _FIGURES: Final = 40
 _POINTS: Final = 200  # of one drift
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
-_SHOWN_APART: Final = {"cases", "worst_in_budget", "errors", "rms_errors", "error_map", "picture"}
+_SHOWN_APART: Final = {"worst_in_budget", "errors", "rms_errors", "error_map", "picture"}
 _MAP: Final = {
     "output": str,
     "shape": list,
@@ -106,14 +106,14 @@ class Details:
             name=line(record.check),
             outcome=str(record.outcome).replace("_", " "),
             evidence=record.evidence,
-            cases=figures.get("cases"),
+            cases=record.cases or None,
             worst=figures.get("worst_in_budget"),
             message=shortened(clean(record.message), _MESSAGE),
             command=red.of_record(record),
             maps=maps_of(figures.get("error_map")),
             picture=self._picture(figures.get("picture")),
             bins=bins_of(figures.get("errors")),
-            figures=_figures(figures),
+            figures=_figures({"unfair": record.unfair, **figures} if record.unfair else figures),
             facts=_facts(record),
         )
         return made | {"environment": self._environment(record)}

@@ -51,7 +51,7 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
         _part("page.html"),
         headline=escape(verdict.headline(judgement)),
         colour="green" if judgement.green else "red",
-        totals=escape(verdict.totals(c for row in rows for c in row.cells.values())),
+        totals=escape(verdict.totals(c.status for row in rows for c in row.cells.values())),
         checked=escape(verdict.checked(merged)),
         findings="".join(_findings(judgement, red.Commands(merged))),
         archs=_options(dict.fromkeys(row.arch for row in shown)),

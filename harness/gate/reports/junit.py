@@ -104,7 +104,7 @@ def _add(suite: _Suite, record: Record, *, gating: bool) -> None:
     facts = {
         "evidence": record.evidence,
         "outcome": record.outcome,
-        "cases": record.figures.get("cases"),
+        "cases": record.cases or None,
         "worst_in_budget": record.figures.get("worst_in_budget"),
         "launched": ", ".join(map(str, record.launched)),
         "source": record.source,

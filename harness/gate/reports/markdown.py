@@ -30,7 +30,7 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
     """The whole comment, of fewer than ``LIMIT`` characters."""
     rows = matrix.rows(judgement, merged)
     head = f"## {escaped(verdict.headline(judgement))}\n\n"
-    totals = verdict.totals(cell for row in rows for cell in row.cells.values())
+    totals = verdict.totals(cell.status for row in rows for cell in row.cells.values())
     facts = f"{totals}.\n{verdict.checked(merged)}.\n\n"
     rest = "".join((*_drifts(changes), *_notes(judgement.notes)))
     table = "".join(_table(rows))

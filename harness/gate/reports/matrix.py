@@ -59,8 +59,7 @@ class Shown:
     @property
     def status(self) -> Status:
         """The worst status of any of its findings; recorded without any, it does not gate."""
-        seen = {finding.status for finding in self.findings}
-        return next((status for status in _WORST if status in seen), Status.RETAINED)
+        return _worst({finding.status for finding in self.findings})
 
     @property
     def evidence(self) -> str:
@@ -147,7 +146,23 @@ def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
-def totals(found: Iterable[Shown]) -> dict[Status, int]:
+def statuses(judgement: Judgement, merged: Merged) -> list[Status]:
+    """The status of each of ``cells``; for who needs no more of them."""
+    seen: defaultdict[tuple[str, str, str], set[Status]] = defaultdict(set)
+    for finding in judgement.findings:
+        if finding.kernel:
+            seen[finding.kernel, finding.arch, finding.layer].add(finding.status)
+    for stamp in (each for run in merged.runs for each in run.stamps):
+        seen[stamp.kernel, stamp.arch, stamp.layer]  # recorded, if nothing else
+    return list(map(_worst, seen.values()))
+
+
+def _worst(seen: set[Status]) -> Status:
+    """The worst; what is recorded and not judged does not gate."""
+    return next((status for status in _WORST if status in seen), Status.RETAINED)
+
+
+def totals(found: Iterable[Status]) -> dict[Status, int]:
     """How many cells have each status, the worst first."""
-    counts = Counter(cell.status for cell in found)
+    counts = Counter(found)
     return {status: counts[status] for status in _WORST}

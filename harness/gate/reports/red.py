@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from harness import reproduction
@@ -108,10 +109,15 @@ class Commands:
     """The command that repeats a finding, from the record of the check if there is one."""
 
     def __init__(self, merged: Merged) -> None:
-        self._failed: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-        for record in merged.records:
+        self._merged = merged
+
+    @cached_property  # no green judgement asks
+    def _failed(self) -> Mapping[tuple[str, str, str], list[Record]]:
+        found: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+        for record in self._merged.records:
             if record.verdict == Verdict.FAILED:
-                self._failed[record.kernel, record.arch, record.layer].append(record)
+                found[record.kernel, record.arch, record.layer].append(record)
+        return found
 
     def of(self, finding: Finding) -> str:
         """The command for the case that failed, else for the finding's cell; none for a run."""

@@ -22,10 +22,10 @@ _NOTES: Final = 20
 
 def render(judgement: Judgement, merged: Merged, drifts: Sequence[Drift]) -> str:
     """The whole summary; ends with a newline."""
-    cells = matrix.cells(judgement, merged).values()
+    statuses = matrix.statuses(judgement, merged)
     lines = [
         verdict.headline(judgement),
-        f"  {verdict.totals(cells)}",
+        f"  {verdict.totals(statuses)}",
         f"  {verdict.checked(merged)}",
     ]
     lines += _red(judgement, red.Commands(merged))

@@ -24,9 +24,9 @@ def headline(judgement: Judgement) -> str:
     return f"RED: {count(red, 'finding')} against {archs}"
 
 
-def totals(cells: Iterable[matrix.Shown]) -> str:
+def totals(statuses: Iterable[Status]) -> str:
     """``340 cells: ✗ 3 red, ! 1 excused, ✓ 300 green, ○ 36 retained``."""
-    found = matrix.totals(cells)
+    found = matrix.totals(statuses)
     words = ", ".join(f"{matrix.GLYPHS[status]} {n:,} {status}" for status, n in found.items())
     return f"{count(sum(found.values()), 'cell')}: {words}"
 
@@ -34,13 +34,9 @@ def totals(cells: Iterable[matrix.Shown]) -> str:
 def checked(merged: Merged) -> str:
     """How much was looked at: checks, cases, and the time that they took."""
     records = [*merged.records]
-    cases = sum(_whole(record.figures.get("cases")) for record in records)
+    cases = sum(record.cases for record in records)
     seconds = sum(record.seconds for record in records)
     return (
         f"{count(len(merged.runs), 'run')}, {count(len(records), 'check')}, "
         f"{count(cases, 'case')}, {seconds / 60:,.1f} minutes of checking"
     )
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
