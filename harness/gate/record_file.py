@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 # Fields that nearly all records of a run have in common, and what follows each in `to_json`.
 _COMMON: Final = {"versions": "worker", "device": "dtype"}
+_FIGURES: Final = FIGURES.encode()
 
 
 class Unread(Mapping[str, object]):
     """The figures on a line, parsed when one is first asked for: most never are."""
 
-    __slots__ = ("_found", "_line")
+    __slots__ = ("_content", "_end", "_found", "_start")
 
-    def __init__(self, line: str) -> None:
-        self._line = line
+    def __init__(self, content: bytes, start: int, end: int) -> None:
+        self._content, self._start, self._end = content, start, end
 
     def _read(self) -> dict[str, object]:
         if not hasattr(self, "_found"):
-            text = self._line.partition(FIGURES)[2]
-            self._found: dict[str, object] = json.loads(text[:-1])
+            text = self._content[self._start : self._end]
+            self._found: dict[str, object] = json.loads(text)
         return self._found
 
     def __getitem__(self, name: str) -> object:
@@ -55,35 +56,41 @@ def checked(content: bytes, path: Path) -> tuple[Record, ...]:
 
 def vouched_for(content: bytes) -> tuple[Record, ...]:
     """All records of a file that is as its run left it: parsed at once, but for their figures."""
-    lines = content.decode().split("\n")[:-1]
-    text = "}, ".join([line[: line.find(FIGURES)] for line in lines])
+    heads, figures = [], []
+    start = 0
+    while (cut := content.find(_FIGURES, start)) >= 0:
+        end = content.index(b"}\n", cut)
+        heads.append(content[start:cut])
+        figures.append(Unread(content, cut + len(_FIGURES), end))
+        start = end + 2
+    text = b"}, ".join(heads)
     common = {name: found for name in _COMMON if (found := _common(text, name))}
     for name, (said, _) in common.items():
-        text = text.replace(said, f'"{name}": 0, "{_COMMON[name]}"')
+        text = text.replace(said, b'"%s": 0, "%s"' % (name.encode(), _COMMON[name].encode()))
     values = {name: value for name, (_, value) in common.items()}
-    parsed = json.loads(f"[{text}}}]" if lines else "[]")
-    return tuple(_record(each, line, values) for each, line in zip(parsed, lines, strict=True))
+    parsed = json.loads(b"[%s}]" % text if heads else b"[]")
+    return tuple(_record(each, rest, values) for each, rest in zip(parsed, figures, strict=True))
 
 
-def _common(text: str, name: str) -> tuple[str, object] | None:
+def _common(text: bytes, name: str) -> tuple[bytes, object] | None:
     """How the text says a field first, with what follows, and its value.
 
     It cannot stand within a string, where its quotes would be escaped.
     """
-    start = text.find(f'"{name}": {{"')
-    said = text[start : text.find("}", start) + 1] if start >= 0 else ""
+    start = text.find(b'"%s": {"' % name.encode())
+    said = text[start : text.find(b"}", start) + 1] if start >= 0 else b""
     try:
-        return f'{said}, "{_COMMON[name]}"', json.loads(f"{{{said}}}")[name]
+        return b'%s, "%s"' % (said, _COMMON[name].encode()), json.loads(b"{%s}" % said)[name]
     except (json.JSONDecodeError, KeyError):
         return None
 
 
-def _record(values: dict[str, object], line: str, common: Mapping[str, object]) -> Record:
+def _record(values: dict[str, object], figures: Unread, common: Mapping[str, object]) -> Record:
     """The record of these values, made without its constructor."""
     for name in common:
         if values[name] == 0:
             values[name] = common[name]
-    values["figures"] = Unread(line)
+    values["figures"] = figures
     record = _new(Record)
     _set(record, "__dict__", values)
     return record
