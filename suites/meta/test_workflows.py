@@ -28,7 +28,7 @@ FAULTS: Final = {
     "injection": (r'-m "\$ARCH"', "-m ${{ matrix.arch }}", "stands in a script"),
     "session": (r"nox -s parity", "nox -s praity", "no session 'praity' in noxfile.py"),
     "option": (r"--records build/records --", "--record=x build/records --", "arguments"),
-    "lost arch": (r"arch: \[sm90\]", "arch: [sm90, sm100]", "the matrix makes ['sm100', 'sm90']"),
+    "lost arch": (r"(harness\.gate) ", r"\1 --arch sm80 ", "the matrix makes ['sm90']"),
     "no group": (r"(?m)^concurrency:", "defaults:", "no concurrency group"),
 }
 
