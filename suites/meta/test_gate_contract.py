@@ -172,6 +172,32 @@ def test_each_key_is_decided_by_the_last_rule_that_has_it() -> None:
     assert (found.gating, found.cases) == (True, 12)
 
 
+NUMERIC_RULE: Final = '[[rules]]\nlayer = "numeric"\n'
+RETAINED_RULE: Final = f'{NUMERIC_RULE}policy = "retained"\n{REASONS}'
+PAST: Final = {
+    "evidence": ('evidence = "device"', 'evidence = "emulated"'),
+    "cases": ("cases = 48", "cases = 1"),
+    "gating": (f'policy = "retained"\n{REASONS}', 'policy = "gating"'),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), PAST.values(), ids=PAST)
+def test_a_rule_that_is_past_decides_nothing(first: str, second: str) -> None:
+    def decided(*keys: str) -> Policy:
+        made = contract_of(*(f"{NUMERIC_RULE}{each}" for each in keys))
+        return policy(made, next(each for each in ALL if each[1:3] == ("sm90", "numeric")))
+
+    assert decided(first, f"{second}\nexpires = 2026-03-01") == decided(first)
+    assert decided(first, f"{second}\nexpires = 2026-03-02") == decided(first, second)
+    assert decided(first, second) != decided(first)
+
+
+def test_what_a_rule_that_is_past_retained_gates_and_its_other_keys_are_gone() -> None:
+    made = contract_of(f"{RETAINED_RULE}cases = 9\nexpires = 2026-03-01")
+    found = policy(made, next(each for each in ALL if each.layer == "numeric"))
+    assert (found.gating, found.cases, found.lapsed) == (True, 1, made.rules[0])
+
+
 def test_the_projects_own_contract_is_of_the_bundled_kernels() -> None:
     registry.load_all(BUNDLED)
     kernels = [k for k in registry.kernels() if k.place.startswith(str(ROOT / "kernels"))]
