@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +35,52 @@ def test_runs_of_a_folder_and_its_folders_are_read_back(tmp_path: Path) -> None:
     assert merged.kernels == {KERNEL: FACTS}
     assert merged.cells == ONE.manifest.cells
     assert all(run.finished for run in merged.runs)
+
+
+def test_links_are_followed_and_a_folder_is_read_once(tmp_path: Path) -> None:
+    records, elsewhere = tmp_path / "records", tmp_path / "elsewhere"
+    for folder in (records, elsewhere):
+        folder.mkdir()
+    write(records, ONE), write(elsewhere, TWO)
+    (records / "gpu").symlink_to(elsewhere)
+    (records / "again").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(records)
+    assert [run.manifest.run for run in read(records).runs] == ["a1", "b2"]
+
+
+UNREAD: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
+    "dangling": (lambda p: p.symlink_to("gone"), r"b2\.jsonl is a link that leads nowhere"),
+    "loop": (lambda p: p.symlink_to(p), r"b2\.jsonl is a link that leads nowhere"),
+    "pipe": (os.mkfifo, r"b2\.jsonl is no file and no folder"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), UNREAD.values(), ids=UNREAD)
+def test_what_is_no_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    write(tmp_path, ONE)
+    make(tmp_path / "b2.jsonl"), make(tmp_path / "b2.manifest.json")
+    with pytest.raises(CannotJudge, match=message):
+        read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read all folders, so the refusal is made."""
+    listed = os.scandir
+
+    def scandir(place: str) -> object:
+        if str(place).endswith("gpu"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    write(tmp_path, ONE)
+    (tmp_path / "gpu").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CannotJudge, match=r"the folder '\S+/gpu' cannot be read: Permission den"):
+        read(tmp_path)
 
 
 def ended(run: Run, path: Path) -> Run:
