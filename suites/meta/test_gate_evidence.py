@@ -233,6 +233,48 @@ BROKEN: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
         lambda p: edit(beside(p), '"archs": []', '"archs": "sm90"'),
         r"a1\.manifest\.json: archs='sm90' is a str",
     ),
+    "kernel without facts": (
+        lambda p: edit(beside(p), f'"{KERNEL}": {{', '"triple.cuda": {'),
+        r"a1\.manifest\.json: cells has 'double\.triton', which is not among the kernels",
+    ),
+    "check of a kernel without facts": (
+        lambda p: edit(
+            beside(p), f'"{KERNEL}", "sm90", "compile", "t', '"x", "sm90", "compile", "t'
+        ),
+        r"a1\.manifest\.json: collected has 'x', which is not among the kernels",
+    ),
+    "check of no cell": (
+        lambda p: edit(beside(p), f'["{KERNEL}", "sm90", "compile"], ', ""),
+        r"collected has 'double\.triton-sm90-compile', which is not among the cells",
+    ),
+    "layer of a cell": (
+        lambda p: edit(beside(p), '"numeric"', '"numerics"'),
+        r"a1\.manifest\.json: cells has 'numerics', which is not among the layers",
+    ),
+    "kernel that is a list": (
+        lambda p: edit(beside(p), f'["{KERNEL}", "sm90", "compile"]', '[["a"], "sm90", "compile"]'),
+        r"a1\.manifest\.json: a cell has not the words kernel, arch, layer;",
+    ),
+    "dtype that is a number": (
+        lambda p: edit(beside(p), '"float16"]]', "16]]"),
+        r"a1\.manifest\.json: a check has not the words kernel, arch, layer, check, dtype;",
+    ),
+    "facts of a kernel": (
+        lambda p: edit(beside(p), '"source": "5eed"', '"source": 5'),
+        r"a1\.manifest\.json: the facts of kernel 'double\.triton' hold what is no string",
+    ),
+    "version of a manifest": (
+        lambda p: edit(beside(p), '"0.1.0"', "0.1"),
+        r"a1\.manifest\.json: archs, versions, device or not_loaded hold what is no string",
+    ),
+    "nested manifest": (
+        lambda p: beside(p).write_text("[" * 100_000),
+        r"a1\.manifest\.json: not JSON \(maximum recursion depth",
+    ),
+    "nested record": (
+        lambda p: append(p, "[" * 100_000),
+        r"a1\.jsonl:2: not JSON \(maximum recursion depth",
+    ),
     "short row": (
         lambda p: edit(beside(p), f'["{KERNEL}", "cpu", "boundary", "test_refuses", ""]', '["a"]'),
         r"a1\.manifest\.json: a check has not the words kernel, arch, layer, check, dtype",
