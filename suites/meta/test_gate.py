@@ -362,6 +362,7 @@ CLOCKS: Final = {
     "future": ({"started": "2027-01-01T00:00:00+00:00"}, "which is in the future"),
     "no time": ({"started": "yesterday"}, "started='yesterday', which is no time"),
     "no zone": ({"started": "2026-03-01T10:00:00"}, "which is no time"),
+    "year 1": ({"started": "0001-01-01T00:00:00+14:00", "finished": STARTED}, "outside of its run"),
     "outside": ({"started": "2026-03-01T10:50:00+00:00"}, "outside of its run"),
 }
 
@@ -371,6 +372,10 @@ def test_clocks_that_disagree_are_noted(changes: dict[str, Any], words: str) -> 
     judgement = judged(whole(**changes))
     assert judgement.green
     assert any(note.startswith("clock: ") and words in note for note in judgement.notes)
+
+
+def test_a_run_may_end_with_time_itself() -> None:
+    assert judged(whole(finished="9999-12-31T23:59:59+00:00")).green
 
 
 def test_a_record_whose_time_is_none_is_noted() -> None:
