@@ -164,7 +164,7 @@ def _content(path: Path) -> _Content:
 def _read_run(path: Path, file: _Content) -> Run:
     found = manifest.read(manifest.beside(path))
     if file.digest == found.digest:
-        run = Run(path, found, record_file.vouched_for(file.content))
+        run = Run(path, found, record_file.vouched_for(file.content, path))
     else:
         run = Run(path, found, record_file.checked(file.content, path))
     _refuse_others(run)

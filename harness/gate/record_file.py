@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
+from harness import documents
 from harness.record import FIGURES, InvalidRecord, Record, from_json
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 # Fields that nearly all records of a run have in common, and what follows each in `to_json`.
 _COMMON: Final = {"versions": "worker", "device": "dtype"}
+
+_FIELDS: Final = len(fields(Record))
 
 
 class Unread(Mapping[str, object]):
@@ -27,7 +31,7 @@ class Unread(Mapping[str, object]):
     def _read(self) -> dict[str, object]:
         if not hasattr(self, "_found"):
             text = self._line.partition(FIGURES)[2]
-            self._found: dict[str, object] = json.loads(text[:-1])
+            self._found: dict[str, object] = documents.DECODER.decode(text[:-1])
         return self._found
 
     def __getitem__(self, name: str) -> object:
@@ -53,15 +57,32 @@ def checked(content: bytes, path: Path) -> tuple[Record, ...]:
     return tuple(found)
 
 
-def vouched_for(content: bytes) -> tuple[Record, ...]:
-    """All records of a file that is as its run left it: parsed at once, but for their figures."""
+def vouched_for(content: bytes, path: Path) -> tuple[Record, ...]:
+    """All records of a file that is as its run left it: parsed at once, but for their figures.
+
+    Raises InvalidRecord, naming the file and no line, where that cannot be done after all.
+    """
+    try:
+        return _at_once(content)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        msg = (
+            f"{path}: these are no records, though the manifest beside it has their digest: "
+            f"{type(error).__name__}: {error}; make them again"
+        )
+        raise InvalidRecord(msg) from error
+
+
+def _at_once(content: bytes) -> tuple[Record, ...]:
     lines = content.decode().split("\n")[:-1]
     text = "}, ".join([line[: line.find(FIGURES)] for line in lines])
     common = {name: found for name in _COMMON if (found := _common(text, name))}
     for name, (said, _) in common.items():
         text = text.replace(said, f'"{name}": 0, "{_COMMON[name]}"')
     values = {name: value for name, (_, value) in common.items()}
-    parsed = json.loads(f"[{text}}}]" if lines else "[]")
+    parsed = documents.DECODER.decode(f"[{text}}}]" if lines else "[]")
+    if not {_FIELDS - 1}.issuperset(map(len, parsed)):  # figures are added
+        msg = f"a record has not the {_FIELDS} fields of docs/records.md"
+        raise ValueError(msg)
     return tuple(_record(each, line, values) for each, line in zip(parsed, lines, strict=True))
 
 
