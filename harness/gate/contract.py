@@ -90,6 +90,11 @@ class Contract:
     known_failures: tuple[Excuse, ...] = ()
     drift: str = GATE
 
+    @property
+    def entries(self) -> tuple[Rule | Excuse, ...]:
+        """All that is about some kernels."""
+        return (*self.rules, *self.exceptions, *self.known_failures)
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``nearest: 'kernel'; known: arch, ...``, for the end of a message."""
