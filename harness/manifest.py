@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from harness import documents
 from harness.atomic import write_text
+from harness.cells import Layer
 from harness.record import AGAIN, SCHEMA
 
 if TYPE_CHECKING:
@@ -123,6 +126,7 @@ def from_json(text: str, *, where: str = "manifest") -> Manifest:
         raise InvalidManifest(msg) from error
 
 
+_CHECKS: Final = ("collected", "deselected", "uncovered")
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "run": str,
     "started": str,
@@ -141,29 +145,65 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 def _of(found: dict[str, Any]) -> Manifest:
     for name in (each.name for each in fields(Manifest)):
         if not isinstance(found[name], _KINDS.get(name, list)):
-            msg = f"{name}={str(found[name])[:80]!r} is a {type(found[name]).__name__}"
+            msg = f"{name}={reprlib.repr(found[name])} is a {type(found[name]).__name__}"
             raise TypeError(msg)
+    words = [found["archs"], *(found[name].values() for name in ("versions", "device"))]
+    if not documents.all_words(chain(*words, found["not_loaded"].values())):
+        msg = "archs, versions, device or not_loaded hold what is no string"
+        raise TypeError(msg)
     made = {
         **found,
         "archs": tuple(found["archs"]),
-        "kernels": {name: _kernel(value) for name, value in found["kernels"].items()},
-        "cells": tuple((k, a, v) for k, a, v in found["cells"]),
-        **{name: _asked(found[name]) for name in ("collected", "deselected", "uncovered")},
+        "kernels": {name: _kernel(name, value) for name, value in found["kernels"].items()},
+        "cells": _cells(found["cells"]),
+        **{name: _asked(found[name]) for name in _CHECKS},
     }
-    return Manifest(**made)
+    manifest = Manifest(**made)
+    _refuse_unknown(manifest)
+    return manifest
 
 
-def _kernel(value: Mapping[str, Any]) -> KernelFacts:
-    lists = {name: tuple(value[name]) for name in ("archs", "dtypes", "configs")}
-    return KernelFacts(**{**value, **lists})
+def _kernel(name: str, value: Mapping[str, Any]) -> KernelFacts:
+    lists = {field: tuple(value[field]) for field in ("archs", "dtypes", "configs")}
+    facts = KernelFacts(**{**value, **lists})
+    if not documents.all_words((facts.op, facts.backend, facts.source, *chain(*lists.values()))):
+        msg = f"the facts of kernel {name!r} hold what is no string"
+        raise TypeError(msg)
+    return facts
+
+
+def _refuse_unknown(manifest: Manifest) -> None:
+    """Refuse what is of no kernel, layer or cell that the manifest has: it would not be judged."""
+    claimed: set[tuple[str, ...]] = set(manifest.cells)
+    for each in ("cells", *_CHECKS):
+        places = {row[:3] for row in getattr(manifest, each)}  # of 100,000 checks some thousands
+        others = {
+            "kernels": {place[0] for place in places} - manifest.kernels.keys(),
+            "layers": {place[2] for place in places} - set(Layer),
+            "cells": set(map("-".join, places - claimed)),
+        }
+        for known, names in others.items():
+            if names:
+                msg = f"{each} has {min(names)!r}, which is not among the {known}"
+                raise ValueError(msg)
 
 
 # What `Asked._make` does, without a call of Python code for each of 100,000 checks.
 new_asked: Final = partial(tuple.__new__, Asked)
 
 
-def _asked(rows: Sequence[list[str]]) -> tuple[Asked, ...]:
-    if not {len(Asked._fields)}.issuperset(map(len, rows)):
-        msg = f"a check has not the words {', '.join(Asked._fields)}"
-        raise ValueError(msg)
+def _asked(rows: Sequence[Sequence[str]]) -> tuple[Asked, ...]:
+    _check_rows(rows, "a check", Asked._fields)
     return tuple(map(new_asked, rows))
+
+
+def _cells(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, str, str], ...]:
+    _check_rows(rows, "a cell", Asked._fields[:3])
+    return tuple((k, a, v) for k, a, v in rows)
+
+
+def _check_rows(rows: Sequence[Sequence[str]], what: str, words: Sequence[str]) -> None:
+    whole = {len(words)}.issuperset(map(len, rows))
+    if not (whole and documents.all_words(chain.from_iterable(rows))):
+        msg = f"{what} has not the words {', '.join(words)}"
+        raise ValueError(msg)

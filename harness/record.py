@@ -6,6 +6,7 @@ The schema is documented in docs/records.md; ``SCHEMA`` changes whenever a field
 from __future__ import annotations
 
 import json
+import reprlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 3  # of records and of manifests
 AGAIN: Final = "make the records again"
+_LONGEST: Final = 1e9  # seconds that a check may take: 30 years, so that sums of them are numbers
 FIGURES: Final = ', "figures": '  # what stands between the other fields of a line and the figures
 
 
@@ -104,8 +106,9 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 def _check(record: Record, fields: Mapping[str, object]) -> None:
     for name, value in fields.items():
         if not isinstance(value, _KINDS.get(name, str)):
-            msg = f"{name}={value!r} is a {type(value).__name__}"
+            msg = f"{name}={reprlib.repr(value)} is a {type(value).__name__}"
             raise TypeError(msg)
+    _check_words(record)
     Layer(record.layer), Evidence(record.evidence)
     if Verdict(record.verdict) is Verdict.UNCOVERED:
         msg = "verdict='uncovered' is what a cell without records has; no check writes it"
@@ -116,6 +119,18 @@ def _check(record: Record, fields: Mapping[str, object]) -> None:
     if not 0 <= record.unfair <= record.cases:
         msg = f"unfair={record.unfair} is not between 0 and cases={record.cases}"
         raise ValueError(msg)
+    if not 0 <= record.seconds <= _LONGEST:
+        msg = f"seconds={reprlib.repr(record.seconds)} is not between 0 and {_LONGEST:.0g}"
+        raise ValueError(msg)
+
+
+def _check_words(record: Record) -> None:
+    words = {"launched": record.launched}
+    words |= {name: getattr(record, name).values() for name in ("versions", "device")}
+    for name, found in words.items():
+        if not documents.all_words(found):
+            msg = f"{name}={reprlib.repr(getattr(record, name))} holds what is no string"
+            raise TypeError(msg)
 
 
 def read(path: Path) -> Iterator[Record]:

@@ -9,6 +9,8 @@ import argparse
 import gc
 import os
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from harness.gate.drift import Drift
 
 CANNOT_JUDGE: Final = 2
+_WIDTH: Final = 300
 
 
 def main(arguments: Sequence[str] | None = None, *, kept: list[object] | None = None) -> int:
@@ -31,22 +34,39 @@ def main(arguments: Sequence[str] | None = None, *, kept: list[object] | None = 
     options = _parser().parse_args(arguments)
     try:
         with evidence.all_kept():
-            wanted = contract.read(options.contract)
-            merged = evidence.read(options.records)
-            drifts = drifts_of(options, merged)
-            judgement = judge(wanted, merged, options.arch, kernels=options.kernel, drifts=drifts)
-            if kept is not None:
-                kept += (merged, judgement)
-            summary = terminal.render(judgement, merged, drifts)
-            if options.report:
-                from harness.gate.reports import folder
-
-                folder.write(options.report, judgement, merged, drifts)
+            return _judged(options, [] if kept is None else kept)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"cannot judge: {error}\n")
-        return CANNOT_JUDGE
+        words = str(error)
+    except Exception as error:  # noqa: BLE001 - Python ends with 1, which would read as red
+        words = _defect(error)
+    sys.stderr.write(f"cannot judge: {words}\n")
+    return CANNOT_JUDGE
+
+
+def _judged(options: argparse.Namespace, kept: list[object]) -> int:
+    wanted = contract.read(options.contract)
+    merged = evidence.read(options.records)
+    drifts = drifts_of(options, merged)
+    judgement = judge(wanted, merged, options.arch, kernels=options.kernel, drifts=drifts)
+    kept += (merged, judgement)
+    summary = terminal.render(judgement, merged, drifts)
+    if options.report:
+        from harness.gate.reports import folder
+
+        folder.write(options.report, judgement, merged, drifts)
     sys.stdout.write(summary)
+    sys.stdout.flush()  # a verdict that nobody can read is none
     return judgement.exit_status
+
+
+def _defect(error: Exception) -> str:
+    """The last resort: what nobody foresaw, in one line, and where it came up."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:_WIDTH]
+    return (
+        f"{said} (in {Path(frame.f_code.co_filename).name}:{line}); a file is damaged, or this is "
+        "a defect of the gate: make the records again, and report it if that does not help"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,8 +106,8 @@ def _run() -> NoReturn:
     gc.disable()
     kept: list[object] = []
     status = main(kept=kept)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(status)
 
 

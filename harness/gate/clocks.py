@@ -19,7 +19,7 @@ def notes(run: Run, now: dt.datetime) -> Iterator[str]:
     if started is None:
         yield f"clock: {run} started={run.manifest.started!r}, which is no time"
         return
-    if started > now + _TOLERANCE:
+    if started - now > _TOLERANCE:  # differences: a sum may lie beyond the year 1 or 9999
         yield f"clock: {run} started at {run.manifest.started}, which is in the future"
     if finished is not None and finished < started:
         yield f"clock: {run} finished at {run.manifest.finished}, before it started"
@@ -34,7 +34,7 @@ def _records_outside(run: Run, started: dt.datetime, finished: dt.datetime | Non
         time = time_of(text)
         if time is None:
             yield f"clock: a record of {run} has started={text!r}, which is no time"
-        elif time < started - _TOLERANCE or (finished and time > finished + _TOLERANCE):
+        elif started - time > _TOLERANCE or (finished and time - finished > _TOLERANCE):
             ended = run.manifest.finished or "now"
             within = f"{run.manifest.started} to {ended}"
             yield f"clock: a record of {run} started at {text}, outside of its run, {within}"

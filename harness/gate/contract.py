@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import re
+import reprlib
 import tomllib
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ _KEYS: Final = {
     "exceptions": (*_PATTERN, "holes", *_REASONS),
     "known-failures": (*_PATTERN, *_REASONS),
 }
+_HEADER: Final = re.compile(r"^\s*\[", re.MULTILINE)  # of a table; values have their key before it
 _REFERENCE: Final = re.compile(r"#\d+|://\S|\b[A-Z][A-Z0-9]*-\d+")
 
 
@@ -88,6 +90,11 @@ class Contract:
     known_failures: tuple[Excuse, ...] = ()
     drift: str = GATE
 
+    @property
+    def entries(self) -> tuple[Rule | Excuse, ...]:
+        """All that is about some kernels."""
+        return (*self.rules, *self.exceptions, *self.known_failures)
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``nearest: 'kernel'; known: arch, ...``, for the end of a message."""
@@ -99,14 +106,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def read(path: Path) -> Contract:
     """The contract in a TOML file; raises InvalidContract, or OSError without the file."""
-    return parse(path.read_text(encoding="utf-8", errors="backslashreplace"), where=str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"{path}: no TOML, which is text in UTF-8: {error}; save it as such"
+        raise InvalidContract(msg) from error
+    return parse(text, where=str(path))
 
 
 def parse(text: str, *, where: str) -> Contract:
     """The contract in ``text``; raises InvalidContract, saying ``where`` it stands."""
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # the latter of "a = [[[[..."
         msg = f"{where}: no TOML: {error}"
         raise InvalidContract(msg) from error
     table = _table(found, where)
@@ -125,17 +137,26 @@ def parse(text: str, *, where: str) -> Contract:
 def _table(found: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     *outer, name = TABLE.split(".")
     for part in outer:
-        found = found.get(part, {})
+        found = _inner(found, part, where)
     if name not in found:
         near = f"; {nearest(name, found)}" if found else ""
         msg = f"{where}: there is no table [{TABLE}], the contract{near}; see docs/release-gates.md"
         raise InvalidContract(msg)
-    table: Mapping[str, Any] = found[name]
+    table = _inner(found, name, where)
     for key in table:
         if key not in {*_KEYS, "drift"}:
             msg = f"{where}: [{TABLE}]: {key!r} is unknown; {nearest(key, {*_KEYS, 'drift'})}"
             raise InvalidContract(msg)
     return table
+
+
+def _inner(found: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    inner = found.get(name, {})
+    if not isinstance(inner, dict):
+        msg = f"{where}: {name}={reprlib.repr(inner)} is no table; write [{TABLE}], in one pair of"
+        msg += " brackets, for the contract"
+        raise InvalidContract(msg)
+    return inner
 
 
 def _drift(table: Mapping[str, Any], where: str) -> str:
@@ -174,13 +195,15 @@ class _Entry:
     def place(self, key: str = "") -> str:
         """``pyproject.toml:12``: the line of the key, or of the table."""
         header = rf"^\s*\[\[\s*{re.escape(TABLE)}\.[\"']?{self.name}[\"']?\s*\]\]"
-        starts = [found.start() for found in re.finditer(header, self.text, re.MULTILINE)]
+        starts = [found.end() for found in re.finditer(header, self.text, re.MULTILINE)]
         if self.index >= len(starts):  # written inline
             return f"{self.file}: {TABLE}.{self.name}[{self.index}]"
         start = starts[self.index]
+        following = _HEADER.search(self.text, start)
+        end = following.start() if following else len(self.text)
         assignment = re.compile(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*=", re.MULTILINE)
-        at = assignment.search(self.text, start)
-        offset = at.end() if key and at else start + 1
+        at = assignment.search(self.text, start, end)
+        offset = at.end() if key and at else start
         return f"{self.file}:{self.text.count(chr(10), 0, offset) + 1}"
 
     def refuse(self, key: str, words: str) -> NoReturn:

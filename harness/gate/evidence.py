@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness import manifest, record
 from harness.atomic import PART
-from harness.gate import record_file
+from harness.gate import folders, record_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -94,11 +94,11 @@ class Merged:
 
 def read(folder: Path) -> Merged:
     """All records of ``folder``, and of folders in it, with their manifests; raises CannotJudge."""
-    files = _files(folder)
     try:
+        files = _files(folder)
         with ThreadPoolExecutor() as pool:  # to hash leaves Python free to parse what is hashed
             runs = tuple(map(_read_run, files, pool.map(_content, files)))
-    except (record.InvalidRecord, manifest.InvalidManifest) as error:
+    except (folders.Unreadable, record.InvalidRecord, manifest.InvalidManifest) as error:
         raise CannotJudge(str(error)) from error
     _refuse_the_same_run(runs)
     _refuse_mixed_versions(runs)
@@ -123,7 +123,7 @@ def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         msg = f"records={str(folder)!r} is no folder; name the one that holds *.jsonl of --records"
         raise CannotJudge(msg)
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = folders.files_below(folder)
     records = [path for path in found if path.name.endswith(RECORDS)]
     manifests = {path for path in found if path.name.endswith(manifest.SUFFIX)}
     half_written = {path for path in found if path.name.endswith(PART)}
@@ -164,7 +164,7 @@ def _content(path: Path) -> _Content:
 def _read_run(path: Path, file: _Content) -> Run:
     found = manifest.read(manifest.beside(path))
     if file.digest == found.digest:
-        run = Run(path, found, record_file.vouched_for(file.content))
+        run = Run(path, found, record_file.vouched_for(file.content, path))
     else:
         run = Run(path, found, record_file.checked(file.content, path))
     _refuse_others(run)

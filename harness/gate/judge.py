@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness.arch import CPU
 from harness.cells import Evidence, Layer, Verdict
-from harness.gate import clocks, drifted
+from harness.gate import clocks, drifted, duplicates
 from harness.gate.checks import Seen, gravest, launched_nothing, missing, seen
 from harness.gate.contract import REPORT, nearest
 from harness.gate.evidence import CannotJudge
@@ -35,7 +35,7 @@ __all__ = ["Finding", "Hole", "Judgement", "Status", "judge"]
 
 _ENDS: Final = {2: "was interrupted", 3: "ended with an internal error", 4: "was refused by pytest"}
 _NUMERIC: Final = str(Layer.NUMERIC)
-_SAID: Final = 20  # notes of one kind
+_SAID: Final = 20  # runs in one message
 _UNSEEN: Final = "passed, and no launch of a kernel was seen; something else computed the result"
 
 
@@ -86,6 +86,8 @@ def judge(
     The cells of the arch ``cpu`` belong to every arch that their kernel claims. Raises CannotJudge
     for an arch or a kernel, and InvalidContract for a pattern, that the inventory does not know.
     """
+    if not merged.cells and (archs or kernels or contract.entries):
+        raise CannotJudge(_nothing(merged))
     now = now or dt.datetime.now(dt.UTC)
     gathered = _Gathered.of(merged)
     policies = Policies(contract, tuple(asked for asked, _ in gathered.checks), now.date())
@@ -152,17 +154,8 @@ class _Gathered:
         return missing(asked, policy, self.collected, self.deselected)
 
     def notes(self) -> Iterator[str]:
-        """Checks that ran more than once and came to different ends; versions that differ."""
-        differing = [
-            "duplicate: {3} of {0} on {1}, {2}: ".format(*asked)
-            + ", ".join(f"{each.verdict} in run {each.run}" for each in found)
-            + "; the failure counts"
-            for asked, found in self.checks
-            if len(found) > 1 and len({r.verdict for r in found} - {Verdict.SKIPPED}) > 1
-        ]
-        yield from differing[:_SAID]
-        if len(differing) > _SAID:
-            yield f"duplicate: {len(differing) - _SAID} more such checks"
+        """Checks that ran more than once; versions that differ."""
+        yield from duplicates.notes(self.checks)
         for name in sorted({name for run in self.merged.runs for name in run.manifest.versions}):
             found = {run.manifest.versions.get(name, "none") for run in self.merged.runs}
             if len(found) > 1:
@@ -317,11 +310,26 @@ def _of_runs(merged: Merged) -> Iterator[Finding]:
 
 def _unfinished(run: Run) -> str:
     known = run.manifest
-    end = _ENDS.get(known.status or 0, "did not come to its end")
     recorded = len({(r.kernel, r.arch, r.layer, r.check) for r in run.records})
     files = f"{run.path.name} and its manifest"
     counts = f"{recorded} of {len(known.collected)} collected checks have a record"
-    return f"{run} {end}; {counts}; run it again, or take {files} away"
+    return f"{run} {_ending(run)}; {counts}; run it again, or take {files} away"
+
+
+def _ending(run: Run) -> str:
+    if run.finished:
+        return "ended"
+    return _ENDS.get(run.manifest.status or 0, "did not come to its end")
+
+
+def _nothing(merged: Merged) -> str:
+    """Why no name is known that a contract or an option could be about."""
+    ends = [f"{run} {_ending(run)}" for run in merged.runs]
+    more = [f"{len(ends) - _SAID} more"] if len(ends) > _SAID else []
+    modules = dict.fromkeys(name for run in merged.runs for name in run.manifest.not_loaded)
+    failed = [f"{name} could not be imported" for name in modules]
+    said = "; ".join([*ends[:_SAID], *more, *failed[:_SAID]])
+    return f"the runs collected nothing, so that no kernel is known: {said}; run pytest again"
 
 
 def _of_archs(gathered: _Gathered, wanted: _Wanted, archs: Sequence[str]) -> Iterator[Finding]:

@@ -112,17 +112,20 @@ class Policies:
         self, rules: tuple[Bound, ...], arch: str, layer: str, dtype: str, check: str
     ) -> Policy:
         natural = Cell("", arch, Layer(layer)).evidence
-        found, evidence, cases = Policy(gating=True, evidence=natural, cases=1), str(natural), 1
+        evidence, cases, gating = str(natural), 1, True
+        decided: Rule | None = None  # which one said whether it gates
         for rule in (b.entry for b in rules if b.covers(dtype, check)):
             if not isinstance(rule, Rule):
                 continue
-            evidence, cases = rule.evidence or evidence, rule.cases or cases
-            if rule.gating is not None:
-                lapsed = rule if not rule.gating and self.is_past(rule) else None
-                gating = rule.gating or lapsed is not None
-                found = Policy(gating, "", 0, rule.because, rule.reference, lapsed)
-        said = (found.because, found.reference, found.lapsed)
-        return Policy(found.gating, evidence, cases, *said)
+            past = self.is_past(rule)
+            if not past:
+                evidence, cases = rule.evidence or evidence, rule.cases or cases
+            if rule.gating is False or (rule.gating and not past):
+                decided, gating = rule, rule.gating or past  # what was retained gates from then on
+        if decided is None:
+            return Policy(gating, evidence, cases)
+        lapsed = decided if gating and not decided.gating else None
+        return Policy(gating, evidence, cases, decided.because, decided.reference, lapsed)
 
 
 def _bind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,9 @@ SCHEMA: Final = 1
 SIGMAS: Final = 4.0  # standard errors that two runs of one version may differ by
 # What the rounds of one run cannot show: clocks, temperature, where another run's memory lies.
 LEAST: Final = 0.05
+# Beyond these a quotient or a tolerance may be no number; nothing measured comes near.
+_MOST: Final = 1e100
+_WIDEST: Final = 100.0
 _OF_NORMAL: Final = 1.4826  # standard deviations in a median absolute deviation
 _OF_MEDIAN: Final = 1.2533  # standard error of a median in units of that of a mean
 FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
@@ -50,13 +54,13 @@ class Ratio:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.ratio) and self.ratio > 0):
-            msg = f"{self.name}: ratio={self.ratio!r} is no ratio; a number above 0 is needed"
+        if not 1 / _MOST <= self.ratio <= _MOST:
+            msg = f"{self.name}: ratio={reprlib.repr(self.ratio)} is no ratio; a number above 0, "
+            msg += f"up to {_MOST:g}, is needed"
             raise InvalidRatios(msg)
-        if not (math.isfinite(self.spread) and self.spread >= 0):
-            msg = (
-                f"{self.name}: spread={self.spread!r} is none; a relative one, 0 or more, is needed"
-            )
+        if not 0 <= self.spread <= _WIDEST:
+            msg = f"{self.name}: spread={reprlib.repr(self.spread)} is none; a relative one, "
+            msg += f"from 0 to {_WIDEST:g}, is needed"
             raise InvalidRatios(msg)
         if self.better not in {"higher", "lower"}:
             msg = f"{self.name}: better={self.better!r}; 'higher' and 'lower' are known"
@@ -103,7 +107,7 @@ def read(path: Path) -> tuple[Ratio, ...]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return _ratios(fields)
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         msg = f"{path}: {error}; `python -m suites.bench --json {path}` makes it again"
         raise InvalidRatios(msg) from error
 

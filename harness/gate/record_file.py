@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
+from harness import documents
 from harness.record import FIGURES, InvalidRecord, Record, from_json
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 # Fields that nearly all records of a run have in common, and what follows each in `to_json`.
 _COMMON: Final = {"versions": "worker", "device": "dtype"}
 _FIGURES: Final = FIGURES.encode()
+_FIELDS: Final = len(fields(Record))
 
 
 class Unread(Mapping[str, object]):
@@ -27,8 +30,8 @@ class Unread(Mapping[str, object]):
 
     def _read(self) -> dict[str, object]:
         if not hasattr(self, "_found"):
-            text = self._content[self._start : self._end]
-            self._found: dict[str, object] = json.loads(text)
+            text = self._content[self._start : self._end].decode()
+            self._found: dict[str, object] = documents.DECODER.decode(text)
         return self._found
 
     def __getitem__(self, name: str) -> object:
@@ -54,22 +57,48 @@ def checked(content: bytes, path: Path) -> tuple[Record, ...]:
     return tuple(found)
 
 
-def vouched_for(content: bytes) -> tuple[Record, ...]:
-    """All records of a file that is as its run left it: parsed at once, but for their figures."""
-    heads, figures = [], []
+def vouched_for(content: bytes, path: Path) -> tuple[Record, ...]:
+    """All records of a file that is as its run left it: parsed at once, but for their figures.
+
+    Raises InvalidRecord, naming the file and no line, where that cannot be done after all.
+    """
+    try:
+        return _at_once(content)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        msg = (
+            f"{path}: these are no records, though the manifest beside it has their digest: "
+            f"{type(error).__name__}: {error}; make them again"
+        )
+        raise InvalidRecord(msg) from error
+
+
+def _at_once(content: bytes) -> tuple[Record, ...]:
+    heads, figures = _split(content)
+    text = b"}, ".join(heads)
+    common = {name: found for name in _COMMON if (found := _common(text, name))}
+    for name, (said, _) in common.items():
+        text = text.replace(said, b'"%s": 0, "%s"' % (name.encode(), _COMMON[name].encode()))
+    values = {name: value for name, (_, value) in common.items()}
+    parsed = documents.DECODER.decode(f"[{text.decode()}}}]" if heads else "[]")
+    if not {_FIELDS - 1}.issuperset(map(len, parsed)):  # figures are added
+        msg = f"a record has not the {_FIELDS} fields of docs/records.md"
+        raise ValueError(msg)
+    return tuple(_record(each, rest, values) for each, rest in zip(parsed, figures, strict=True))
+
+
+def _split(content: bytes) -> tuple[list[bytes], list[Unread]]:
+    """Each line up to its figures, and these."""
+    heads, figures = list[bytes](), list[Unread]()
     start = 0
     while (cut := content.find(_FIGURES, start)) >= 0:
         end = content.index(b"}\n", cut)
         heads.append(content[start:cut])
         figures.append(Unread(content, cut + len(_FIGURES), end))
         start = end + 2
-    text = b"}, ".join(heads)
-    common = {name: found for name in _COMMON if (found := _common(text, name))}
-    for name, (said, _) in common.items():
-        text = text.replace(said, b'"%s": 0, "%s"' % (name.encode(), _COMMON[name].encode()))
-    values = {name: value for name, (_, value) in common.items()}
-    parsed = json.loads(b"[%s}]" % text if heads else b"[]")
-    return tuple(_record(each, rest, values) for each, rest in zip(parsed, figures, strict=True))
+    if start != len(content):
+        msg = f"line {len(heads) + 1} has no figures, or no end"
+        raise ValueError(msg)
+    return heads, figures
 
 
 def _common(text: bytes, name: str) -> tuple[bytes, object] | None:

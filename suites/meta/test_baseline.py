@@ -22,6 +22,7 @@ from harness.gate.ratios import Ratio
 from harness.gate.samples import Sample
 from harness.manifest import Asked, Manifest
 from harness.record import Record
+from suites.meta.gate_runs import FACTS
 from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
@@ -247,7 +248,8 @@ def test_a_baseline_in_use_is_said_to_be_locked(kept: Path) -> None:
 def records_in(folder: Path, *records: Record) -> Path:
     folder.mkdir()
     cells = tuple({(record.kernel, record.arch, record.layer) for record in records})
-    found = Manifest(run="r", started=DAY, cells=cells)
+    facts = {r.kernel: replace(FACTS, source=r.source) for r in records}
+    found = Manifest(run="r", started=DAY, kernels=facts, cells=cells)
     manifest.write(folder / "sm90.jsonl", found)
     lines = [f"{record.to_json()}\n" for record in records]
     (folder / "sm90.jsonl").write_text("".join(lines), encoding="utf-8")

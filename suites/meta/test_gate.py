@@ -207,6 +207,41 @@ def test_a_run_that_did_not_end_is_red(changes: dict[str, Any], words: str) -> N
     assert second.hole is Hole.LOST
 
 
+EMPTY: Final[dict[str, Any]] = {"collected": (), "kernels": {}, "cells": ()}
+
+
+NAMED: Final[dict[str, tuple[tuple[str, ...], dict[str, Any]]]] = {
+    "rule": ((RETAINED,), {}),
+    "known failure": ((KNOWN,), {}),
+    "arch": ((), {"archs": ["sm90"]}),
+    "kernel": ((), {"kernels": [KERNEL]}),
+}
+NONE: Final = Merged(
+    (
+        run_of((), status=4, not_loaded={"kernels.moe": "No module"}, **EMPTY),
+        run_of((), name="b2", finished="", status=None, **EMPTY),
+        run_of((), name="c3", status=5, **EMPTY),
+    )
+)
+
+
+@pytest.mark.parametrize(("entries", "options"), NAMED.values(), ids=NAMED)
+def test_runs_that_collected_nothing_say_how_they_ended(
+    entries: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    message = (
+        r"^the runs collected nothing, so that no kernel is known: run a1 \(a1\.jsonl\) was "
+        r"refused by pytest; run b2 \(b2\.jsonl\) did not come to its end; "
+        r"run c3 \(c3\.jsonl\) ended; kernels\.moe could not be imported; run pytest again$"
+    )
+    with pytest.raises(CannotJudge, match=message):
+        judge(contract_of(*entries), NONE, **options, now=NOW)
+
+
+def test_runs_that_collected_nothing_are_red_where_nobody_names_a_kernel() -> None:
+    assert {f.hole for f in red(judged(NONE))} == {Hole.UNFINISHED, Hole.UNCOVERED}
+
+
 def machines(first: Callable[[Asked], Record], second: Callable[[Asked], Record]) -> Merged:
     return Merged((run_of(map(first, ALL)), run_of(map(second, ALL), name="b2")))
 
@@ -235,6 +270,25 @@ def test_failed_anywhere_is_failed_and_the_duplicate_is_named(order: int) -> Non
     assert note.startswith(f"duplicate: {NUMERIC}[float16] of {KERNEL} on sm90, numeric: ")
     assert "failed in run " in note
     assert "passed in run " in note
+
+
+def test_records_that_one_run_has_twice_are_noted() -> None:
+    (run,) = whole().runs
+    judgement = judged(Merged((replace(run, records=(*run.records, run.records[-1])),)))
+    name = "duplicate: test_matches_the_reference[float16] of double.triton on sm100, numeric: "
+    assert judgement.green
+    assert judgement.notes == (
+        f"{name}2 records in run a1; a plugin reran it, or the file has its records again",
+    )
+
+
+@pytest.mark.parametrize("second", [good, failed])
+def test_notes_of_duplicates_are_bounded(second: Callable[[Asked], Record]) -> None:
+    many = [HALF._replace(check=f"test_{n}[float16]") for n in range(25)]
+    runs = (run_of([*map(good, many), *map(second, many)], many),)
+    notes = judged(Merged(runs)).notes
+    assert notes[20] == "duplicate: 5 more such checks"
+    assert len(notes) == (21 if second is good else 42)
 
 
 def test_what_one_machine_ran_well_is_enough() -> None:
@@ -362,6 +416,7 @@ CLOCKS: Final = {
     "future": ({"started": "2027-01-01T00:00:00+00:00"}, "which is in the future"),
     "no time": ({"started": "yesterday"}, "started='yesterday', which is no time"),
     "no zone": ({"started": "2026-03-01T10:00:00"}, "which is no time"),
+    "year 1": ({"started": "0001-01-01T00:00:00+14:00", "finished": STARTED}, "outside of its run"),
     "outside": ({"started": "2026-03-01T10:50:00+00:00"}, "outside of its run"),
 }
 
@@ -371,6 +426,10 @@ def test_clocks_that_disagree_are_noted(changes: dict[str, Any], words: str) -> 
     judgement = judged(whole(**changes))
     assert judgement.green
     assert any(note.startswith("clock: ") and words in note for note in judgement.notes)
+
+
+def test_a_run_may_end_with_time_itself() -> None:
+    assert judged(whole(finished="9999-12-31T23:59:59+00:00")).green
 
 
 def test_a_record_whose_time_is_none_is_noted() -> None:

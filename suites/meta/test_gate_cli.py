@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
 import harness
+from harness import manifest
 from harness.gate.__main__ import main
-from suites.meta.gate_runs import ALL, HALF, failed, good, only, run_of, whole, write
-
-if TYPE_CHECKING:
-    from harness.gate.evidence import Merged
+from harness.gate.evidence import Merged
+from suites.meta.gate_runs import ALL, FINISHED, HALF, failed, good, only, run_of, whole, write
 
 ROOT: Final = Path(harness.__file__).parents[1]
 CONTRACT: Final = '[[tool.kernel-parity.gate.rules]]\npolicy = "gating"\n'
@@ -81,6 +81,47 @@ def test_what_cannot_be_judged_says_why_in_one_line(
     assert said.out == ""
     assert said.err.startswith("cannot judge: ")
     assert len(said.err.splitlines()) == 1
+
+
+DAMAGED: Final = {
+    "no JSON": ('"seed": 0', '"seed": ?', r"a1\.jsonl: these are no records, .*: JSONDecodeError"),
+    "NaN": ('"seed": 0', '"seed": NaN', r"a1\.jsonl: .*ValueError: NaN is no number"),
+    "no field": ('"outcome": "passed", ', "", r"a1\.jsonl: .*a record has not the \d+ fields of"),
+    "nested": ('"seed": 0', f'"seed": {"[" * 100_000}', r"a1\.jsonl: .*RecursionError"),
+    "kind": ('["triton:toys.double"]', "[3]", r"AttributeError: .* \(in \w+\.py:\d+\); a file is"),
+    "digits": ('"seconds": 0.0', f'"seconds": {"9" * 400}', r"OverflowError: .* a defect of the"),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_with_its_digest_is_not_red(
+    folder: Path, capsys: pytest.CaptureFixture[str], before: str, after: str, message: str
+) -> None:
+    path = write(folder / "records", run_of(map(good, ALL)))
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    manifest.end(path, finished=FINISHED, status=0)
+    assert gate(folder, Merged(())) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(f"cannot judge: .*{message}.*\n", said.err)
+
+
+def test_a_verdict_that_cannot_be_written_is_none(folder: Path) -> None:
+    write(folder / "records", run_of(map(good, ALL)))
+    where = (f"--records={folder / 'records'}", f"--contract={folder / 'contract.toml'}")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness.gate", *where],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr[:13]) == (2, "cannot judge:")
+    assert "No space left on device" in done.stderr
 
 
 def test_nothing_but_python_is_imported(folder: Path) -> None:

@@ -104,6 +104,17 @@ def test_a_mistake_is_named_with_its_place(text: str, message: str) -> None:
 
 
 ABSENT: Final = {
+    "no tables": (
+        "tool = 3",
+        r"contract\.toml: tool=3 is no table; write \[tool\.kernel-",
+    ),
+    "no inner table": ("[tool]\nkernel-parity = 3", "kernel-parity=3 is no table"),
+    "a number": ("[tool.kernel-parity]\ngate = 3", "gate=3 is no table"),
+    "an array": (
+        "[[tool.kernel-parity.gate]]",
+        r"gate=\[\{\}\] is no table; .*one pair of bra",
+    ),
+    "nested": (f"a = {'[' * 9_999}", r"contract\.toml: no TOML: maximum recursion depth"),
     "no TOML": ("[tool", "contract.toml: no TOML: "),
     "no table": ("", r"there is no table \[tool\.kernel-parity\.gate\], the contract; see docs/"),
     "a name like it": ("[tool.kernel-parity.gates]", "nearest: 'gates'; known: gates"),
@@ -114,6 +125,20 @@ ABSENT: Final = {
 def test_a_file_without_a_contract_is_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidContract, match=message):
         parse(text, where="contract.toml")
+
+
+def test_a_missing_key_is_at_the_head_of_its_own_table() -> None:
+    rule = f'\n\n\n[[{contract.TABLE}.rules]]\npolicy = "retained"\nreference = "#7"\n'
+    text = f'{rule}{rule}because = "no such machine"'
+    with pytest.raises(InvalidContract, match=r"contract\.toml:4: .* no\. 1: because='': "):
+        parse(text, where="contract.toml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "contract.toml"
+    path.write_bytes(f"# caf\xe9\n[{contract.TABLE}]\n".encode("latin-1"))
+    with pytest.raises(InvalidContract, match=r"contract\.toml: no TOML, .*UTF-8: .*position 5"):
+        contract.read(path)
 
 
 def test_an_inline_table_is_named_by_its_place_in_the_array() -> None:
@@ -170,6 +195,32 @@ def test_each_key_is_decided_by_the_last_rule_that_has_it() -> None:
     assert (found.gating, found.cases, found.reference) == (False, 30, "#7")
     found = policy(made, half._replace(arch="cpu", dtype="float32"))
     assert (found.gating, found.cases) == (True, 12)
+
+
+NUMERIC_RULE: Final = '[[rules]]\nlayer = "numeric"\n'
+RETAINED_RULE: Final = f'{NUMERIC_RULE}policy = "retained"\n{REASONS}'
+PAST: Final = {
+    "evidence": ('evidence = "device"', 'evidence = "emulated"'),
+    "cases": ("cases = 48", "cases = 1"),
+    "gating": (f'policy = "retained"\n{REASONS}', 'policy = "gating"'),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), PAST.values(), ids=PAST)
+def test_a_rule_that_is_past_decides_nothing(first: str, second: str) -> None:
+    def decided(*keys: str) -> Policy:
+        made = contract_of(*(f"{NUMERIC_RULE}{each}" for each in keys))
+        return policy(made, next(each for each in ALL if each[1:3] == ("sm90", "numeric")))
+
+    assert decided(first, f"{second}\nexpires = 2026-03-01") == decided(first)
+    assert decided(first, f"{second}\nexpires = 2026-03-02") == decided(first, second)
+    assert decided(first, second) != decided(first)
+
+
+def test_what_a_rule_that_is_past_retained_gates_and_its_other_keys_are_gone() -> None:
+    made = contract_of(f"{RETAINED_RULE}cases = 9\nexpires = 2026-03-01")
+    found = policy(made, next(each for each in ALL if each.layer == "numeric"))
+    assert (found.gating, found.cases, found.lapsed) == (True, 1, made.rules[0])
 
 
 def test_the_projects_own_contract_is_of_the_bundled_kernels() -> None:

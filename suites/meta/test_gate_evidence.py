@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +35,52 @@ def test_runs_of_a_folder_and_its_folders_are_read_back(tmp_path: Path) -> None:
     assert merged.kernels == {KERNEL: FACTS}
     assert merged.cells == ONE.manifest.cells
     assert all(run.finished for run in merged.runs)
+
+
+def test_links_are_followed_and_a_folder_is_read_once(tmp_path: Path) -> None:
+    records, elsewhere = tmp_path / "records", tmp_path / "elsewhere"
+    for folder in (records, elsewhere):
+        folder.mkdir()
+    write(records, ONE), write(elsewhere, TWO)
+    (records / "gpu").symlink_to(elsewhere)
+    (records / "again").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(records)
+    assert [run.manifest.run for run in read(records).runs] == ["a1", "b2"]
+
+
+UNREAD: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
+    "dangling": (lambda p: p.symlink_to("gone"), r"b2\.jsonl is a link that leads nowhere"),
+    "loop": (lambda p: p.symlink_to(p), r"b2\.jsonl is a link that leads nowhere"),
+    "pipe": (os.mkfifo, r"b2\.jsonl is no file and no folder"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), UNREAD.values(), ids=UNREAD)
+def test_what_is_no_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    write(tmp_path, ONE)
+    make(tmp_path / "b2.jsonl"), make(tmp_path / "b2.manifest.json")
+    with pytest.raises(CannotJudge, match=message):
+        read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read all folders, so the refusal is made."""
+    listed = os.scandir
+
+    def scandir(place: str) -> object:
+        if str(place).endswith("gpu"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    write(tmp_path, ONE)
+    (tmp_path / "gpu").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CannotJudge, match=r"the folder '\S+/gpu' cannot be read: Permission den"):
+        read(tmp_path)
 
 
 def ended(run: Run, path: Path) -> Run:
@@ -184,6 +232,48 @@ BROKEN: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     "kinds of a manifest": (
         lambda p: edit(beside(p), '"archs": []', '"archs": "sm90"'),
         r"a1\.manifest\.json: archs='sm90' is a str",
+    ),
+    "kernel without facts": (
+        lambda p: edit(beside(p), f'"{KERNEL}": {{', '"triple.cuda": {'),
+        r"a1\.manifest\.json: cells has 'double\.triton', which is not among the kernels",
+    ),
+    "check of a kernel without facts": (
+        lambda p: edit(
+            beside(p), f'"{KERNEL}", "sm90", "compile", "t', '"x", "sm90", "compile", "t'
+        ),
+        r"a1\.manifest\.json: collected has 'x', which is not among the kernels",
+    ),
+    "check of no cell": (
+        lambda p: edit(beside(p), f'["{KERNEL}", "sm90", "compile"], ', ""),
+        r"collected has 'double\.triton-sm90-compile', which is not among the cells",
+    ),
+    "layer of a cell": (
+        lambda p: edit(beside(p), '"numeric"', '"numerics"'),
+        r"a1\.manifest\.json: cells has 'numerics', which is not among the layers",
+    ),
+    "kernel that is a list": (
+        lambda p: edit(beside(p), f'["{KERNEL}", "sm90", "compile"]', '[["a"], "sm90", "compile"]'),
+        r"a1\.manifest\.json: a cell has not the words kernel, arch, layer;",
+    ),
+    "dtype that is a number": (
+        lambda p: edit(beside(p), '"float16"]]', "16]]"),
+        r"a1\.manifest\.json: a check has not the words kernel, arch, layer, check, dtype;",
+    ),
+    "facts of a kernel": (
+        lambda p: edit(beside(p), '"source": "5eed"', '"source": 5'),
+        r"a1\.manifest\.json: the facts of kernel 'double\.triton' hold what is no string",
+    ),
+    "version of a manifest": (
+        lambda p: edit(beside(p), '"0.1.0"', "0.1"),
+        r"a1\.manifest\.json: archs, versions, device or not_loaded hold what is no string",
+    ),
+    "nested manifest": (
+        lambda p: beside(p).write_text("[" * 100_000),
+        r"a1\.manifest\.json: not JSON \(maximum recursion depth",
+    ),
+    "nested record": (
+        lambda p: append(p, "[" * 100_000),
+        r"a1\.jsonl:2: not JSON \(maximum recursion depth",
     ),
     "short row": (
         lambda p: edit(beside(p), f'["{KERNEL}", "cpu", "boundary", "test_refuses", ""]', '["a"]'),

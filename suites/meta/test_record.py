@@ -140,6 +140,15 @@ def without(field: str) -> str:
         (changed(sm="90"), "unexpected keyword argument 'sm'"),
         (without("kernel"), "missing 1 required keyword-only argument: 'kernel'"),
         (changed(verdict=["passed"]), "is a list"),
+        (changed(launched=[3]), r"launched=\[3\] holds what is no string"),
+        (changed(versions={"torch": 2}), r"versions=\{'torch': 2\} holds what is no string"),
+        (changed(device={"device": None}), "device=.* holds what is no string"),
+        (changed(seconds=10**400), r"seconds=1000.*\.\.\.0+ is not between 0 and 1e\+09"),
+        (changed(seconds=-1.0), r"seconds=-1\.0 is not between"),
+        (changed(seconds=float("nan")), r"not JSON \(NaN is no number\)"),
+        (changed(cases=0).replace('"cases": 0', f'"cases": {"9" * 5000}'), "not JSON .*4300"),
+        (changed(figures={"a": float("inf")}), r"not JSON \(Infinity is no number\)"),
+        ("[" * 100_000, r"not JSON \(maximum recursion depth"),
     ],
 )
 def test_what_is_no_record_is_refused_by_file_and_line(
