@@ -268,11 +268,11 @@ class Inventory:
 
 
 def _begin(records: Path, empty: Manifest) -> None:
-    from harness import manifest
+    from harness import atomic, manifest
 
     try:
+        atomic.write_text(records, "")
         manifest.write(records, empty)
-        records.write_text("", encoding="utf-8")
     except OSError as error:
         msg = f"--records={str(records)!r}: {error}"
         raise pytest.UsageError(msg) from error
