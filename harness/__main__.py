@@ -18,7 +18,10 @@ __all__ = ["BUNDLED", "main", "parser"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 where something failed, 2 for bad input."""
+    """Run a command; returns the exit status.
+
+    0, 1 where something failed, 2 for bad input, 130 for an interrupt, as a shell has it.
+    """
     commands = parser()
     options, rest = commands.parse_known_args(arguments)
     if rest and not options.takes_sizes:
@@ -28,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, LookupError, ImportError, OSError, NotImplementedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return status
 
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-# Of the CUDA runtime, the driver, Triton's launcher, and torch's allocator on the CPU.
-_WORDS: Final = ("out of memory", "out_of_memory", "can't allocate memory")
+# Of the CUDA runtime, the driver, Triton's launcher, and torch's allocator on the CPU; the last is
+# torch's for more bytes than 63 bits count.
+_WORDS: Final = (
+    "out of memory",
+    "out_of_memory",
+    "can't allocate memory",
+    "storage size calculation overflowed",
+)
 _REFUSALS: Final = (TypeError, ValueError, NotImplementedError)
 
 

@@ -100,7 +100,12 @@ def _add_run(add: Callable[..., None]) -> None:
 
 
 def _add_results(add: Callable[..., None]) -> None:
-    add("--records", type=Path, metavar="PATH", help="write one JSON line per check to PATH")
+    add(
+        "--records",
+        type=_records,
+        metavar="PATH.jsonl",
+        help="write one JSON line per check to this file, and a manifest beside it",
+    )
     add(
         "--error-images",
         type=_picture_folder,
@@ -191,6 +196,18 @@ def _file(text: str) -> Path:
         msg = f"--seconds-from={text!r} is no file; name the records that --records made"
         raise pytest.UsageError(msg)
     return Path(text)
+
+
+def _records(text: str) -> Path:
+    """The gate reads ``*.jsonl``, and a manifest is named after what stands before the suffix."""
+    path = Path(text)
+    if path.is_dir():
+        msg = f"--records={text!r} is a folder; name a file in it: {str(path / 'records.jsonl')!r}"
+        raise pytest.UsageError(msg)
+    if path.suffix != ".jsonl":
+        msg = f"--records={text!r} does not end in .jsonl, which is what the gate reads; name it so"
+        raise pytest.UsageError(msg)
+    return path
 
 
 def _picture_folder(text: str) -> Path:

@@ -32,6 +32,7 @@ from harness.reporting import (
     Collector,
     Inventory,
     Run,
+    attach_inventory,
     attach_pending,
     attach_record,
     hand_over,
@@ -376,6 +377,7 @@ def pytest_runtest_makereport(
         report.sections = []  # what compilers log while tracing buries the report
     elif isinstance(error, RemoteError):
         report.longrepr = str(error)
+    attach_inventory(item.config.stash[RUN], report)
     if report.when == "setup" and report.passed and item.config.stash[RUN].worker:
         attach_pending(item, request, report)
     if report.when == "call" or not report.passed:
@@ -392,7 +394,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Make a refusal a usage error; send what a worker knows to xdist's controller.
+    """Make a refusal a usage error; send a worker's to xdist's controller.
 
     A usage error that is raised while collecting prints as a crash of the plugin, or of a worker.
     """

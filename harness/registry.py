@@ -145,18 +145,26 @@ def load(target: str) -> None:
 
 
 def load_all(targets: Sequence[str]) -> None:
-    """Load every target in order; raises DeclarationFailed for one that crashes."""
+    """Load every target in order.
+
+    Raises DeclarationFailed for one that crashes, ends the process or imports what is not there,
+    DeclarationNotFound, and LookupError or ValueError for a declaration that is wrong.
+    """
     for target in targets:
         try:
             load(target)
-        except (ImportError, LookupError, ValueError):
+        except (DeclarationNotFound, LookupError, ValueError):
             raise
-        except Exception as error:
-            msg = f"declare={target!r}: {_place_of(error)}: {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            msg = f"declare={target!r}: {_told(error)}"
             raise DeclarationFailed(msg) from error
 
 
-def _place_of(error: Exception) -> str:
+def _told(error: BaseException) -> str:
+    return f"{_place_of(error)}: {type(error).__name__}: {error}"
+
+
+def _place_of(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"
     *_, last = traceback.extract_tb(error.__traceback__)
@@ -179,6 +187,8 @@ def _load_submodule(name: str) -> None:
         importlib.import_module(name)
     except WrongDeclaration:
         raise
+    except SystemExit as error:
+        _current.load_errors.setdefault(name, DeclarationFailed(_told(error)))
     except Exception as error:  # noqa: BLE001 - reported by the import_safety layer
         _current.load_errors.setdefault(name, error)
 

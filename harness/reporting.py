@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -18,7 +18,7 @@ from harness.cells import Cell, Evidence, Layer, Outcome
 from harness.selection import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
     from pathlib import Path
 
     from harness.check import Check
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from harness.judge import ParityFailure
     from harness.manifest import Asked, Manifest
     from harness.record import Record
+
+    _Rows = Iterable[tuple[str, str, str]]
 
 _RECORD: Final = "kernel_parity_record"
 _REMEDY: Final = "--isolate=all makes such a crash the outcome of its case, and of no worker"
@@ -45,6 +47,7 @@ class Run:
     refusal: str = ""  # why nothing could be loaded
     records: list[Record] = field(default_factory=list)
     inventory: dict[Cell, None] = field(default_factory=dict)  # an ordered set
+    told: bool = False  # of a worker: whether its controller has the inventory
     last_progress: float = 0.0
     server: Server | None = None  # of isolated cells
 
@@ -97,6 +100,17 @@ def attach_pending(item: pytest.Item, request: Request, report: pytest.TestRepor
     """Let the report of a set-up carry the record that stands if this worker dies of the check."""
     record = _record(item, request, report, Outcome.CRASHED)
     report.user_properties.append((_PENDING, record.to_json()))
+
+
+def attach_inventory(run: Run, report: pytest.TestReport) -> None:
+    """Let a worker's first report of a check carry what is claimed.
+
+    Not what it leaves at its end: a run that is interrupted has none, and counts cells too.
+    """
+    if run.worker and not run.told:
+        run.told = True
+        rows = [(cell.kernel, cell.arch, str(cell.layer)) for cell in run.inventory]
+        report.user_properties.append((_INVENTORY, rows))
 
 
 def asked(item: pytest.Item, request: Request) -> Asked:
@@ -183,6 +197,9 @@ class Collector:
             elif name == _RECORD:
                 self._pending.pop(report.nodeid, None)
                 self._keep(record.from_json(str(value)))
+            elif name == _INVENTORY:
+                cells = (Cell(k, a, Layer(v)) for k, a, v in cast("_Rows", value))
+                self._run.inventory.update(dict.fromkeys(cells))
 
     def _keep(self, record: Record) -> None:
         self._run.records.append(record)
@@ -198,10 +215,8 @@ class Collector:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object) -> None:
-        """Take what a worker knew."""
+        """Take why a worker could load nothing."""
         output = getattr(node, "workeroutput", {})
-        cells = (Cell(k, a, Layer(v)) for k, a, v in output.get(_INVENTORY, ()))
-        self._run.inventory.update(dict.fromkeys(cells))
         self._run.refusal = self._run.refusal or output.get(_REFUSAL, "")
 
 
@@ -268,11 +283,11 @@ class Inventory:
 
 
 def _begin(records: Path, empty: Manifest) -> None:
-    from harness import manifest
+    from harness import atomic, manifest
 
     try:
+        atomic.write_text(records, "")
         manifest.write(records, empty)
-        records.write_text("", encoding="utf-8")
     except OSError as error:
         msg = f"--records={str(records)!r}: {error}"
         raise pytest.UsageError(msg) from error
@@ -285,9 +300,8 @@ def _all_asked(items: Sequence[pytest.Item]) -> Iterator[Asked]:
 
 
 def hand_over(run: Run, output: MutableMapping[str, object]) -> None:
-    """Put what a worker knows where xdist takes it to its controller."""
+    """Put why a worker could load nothing where xdist takes it to its controller."""
     output[_REFUSAL] = run.refusal
-    output[_INVENTORY] = [(cell.kernel, cell.arch, str(cell.layer)) for cell in run.inventory]
 
 
 def summarize(run: Run, reporter: pytest.TerminalReporter) -> None:

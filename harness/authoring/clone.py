@@ -37,9 +37,13 @@ class CannotClone(ValueError):
 
 @dataclass(frozen=True)
 class Cloned:
-    """The new kernel, the files that were written, what was proven, and what is left by hand."""
+    """The new kernel, the files that were written, what was proven, and what is left by hand.
+
+    ``target`` declares the new kernel beside what was loaded; empty where that loads it anyway.
+    """
 
     kernel: str
+    target: str
     paths: tuple[Path, ...]
     proven: proof.Proof
     advice: tuple[str, ...]
@@ -92,8 +96,11 @@ def clone(
     except BaseException:
         files.remove(made)
         raise
-    advice = () if _is_loaded(target, targets) else (f"declare {target} beside {home.path.name}",)
-    return Cloned(naming.kernel, tuple(p for p in made if p.is_file()), proven, advice)
+    paths = tuple(path for path in made if path.is_file())
+    if _is_loaded(target, targets):
+        return Cloned(naming.kernel, "", paths, proven, ())
+    advice = f"declare {target} beside {home.path.name}"
+    return Cloned(naming.kernel, target, paths, proven, (advice,))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +113,8 @@ def _new(options: argparse.Namespace, _: Sequence[str]) -> int:
     for words in made.advice:
         _say(f"to do  {words}")
     _say(f"check  python -m harness check {made.kernel} --m 128 --n 256")
-    _say(f"all    pytest --pyargs suites --kernel {made.kernel} -m 'cpu or compile'")
+    # As a module: the script pytest does not find packages of the folder that it is run in.
+    _say(f"all    python -m pytest --pyargs suites --kernel {made.kernel} -m 'cpu or compile'")
     return 0
 
 
@@ -125,12 +127,14 @@ def _clone(options: argparse.Namespace, _: Sequence[str]) -> int:
     registry.load_all(loaded)
     made = clone(options.kernel, options.version, loaded)
     for path in made.paths:
-        _say(f"wrote  {path.relative_to(root) if path.is_relative_to(root) else path}")
+        _say(f"wrote  {_from(root, path)}")
     symbols = ", ".join(map(str, made.proven.symbols))
     _say(f"proven in {made.proven.calls} calls: {made.kernel} launches {symbols} and nothing else")
     for words in made.advice:
         _say(f"to do  {words}")
-    _say(f"check  python -m harness check {made.kernel}")
+    declare = [*options.declare, *([made.target] if made.target else [])]
+    targets_told = [f"--declare={_from(root, target)}" for target in declare]
+    _say(f"check  python -m harness check {shlex.join([made.kernel, *targets_told])}")
     return 0
 
 
@@ -151,6 +155,11 @@ def _check(options: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     registry.load_all(targets(Path.cwd(), options.declare))
     return spot_check.run(request, _say)
+
+
+def _from(root: Path, path: Path | str) -> Path | str:
+    """A path as it is told in ``root``; another target, which is no path there, as it is."""
+    return Path(path).relative_to(root) if Path(path).is_relative_to(root) else path
 
 
 def _say(words: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from harness import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +20,8 @@ class InTheWay(ValueError):
 def create(files: Mapping[Path, str]) -> list[Path]:
     """Make new files with these texts, and their folders; gives what to hand to `remove`.
 
-    Raises InTheWay before anything is written, OSError with nothing left behind.
+    Raises InTheWay before anything is written, OSError with nothing left behind, saying which file
+    could not be made and what to do.
     """
     if there := [path for path in files if path.exists()]:
         msg = f"{there[0]} is there already; choose another name, or move that file away"
@@ -25,15 +29,34 @@ def create(files: Mapping[Path, str]) -> list[Path]:
     made: list[Path] = []
     try:
         for path, text in files.items():
-            made += _missing_folders(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8") as file:
-                made.append(path)
-                file.write(text)
+            _create(path, text, made)
     except BaseException:
         remove(made)
         raise
     return made
+
+
+def _create(path: Path, text: str, made: list[Path]) -> None:
+    try:
+        made += _missing_folders(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            made.append(path)
+            file.write(text)
+    except OSError as error:
+        msg = (
+            f"{path.name} cannot be written to the folder {str(path.parent)!r}: {error.strerror}; "
+            "work where this user may write, on a disk with space left"
+        )
+        raise type(error)(error.errno, msg) from error
+
+
+def replace(path: Path, text: str) -> None:
+    """Give a file another text, or make it, all or nothing; its mode stays. Raises OSError."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    atomic.write_text(path, text)
+    if mode is not None:
+        path.chmod(mode)
 
 
 def remove(made: list[Path]) -> None:

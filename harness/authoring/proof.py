@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,8 +66,16 @@ def prove(claim: Claim, *, answer: Callable[[Claim], Proof | str] | None = None)
 
 def _apart(claim: Claim) -> Proof | str:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(answer_here, claim).result()
+    # An interrupt of the terminal reaches that process too, and is to end it without a word.
+    quiet = (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=quiet) as pool:
+        try:
+            return pool.submit(answer_here, claim).result()
+        except BrokenProcessPool:
+            return (
+                f"{claim.new} ended the process in which its launches were to be seen, by a crash "
+                f"or for want of memory; run what it calls in a process of your own to see why"
+            )
 
 
 def answer_here(claim: Claim) -> Proof | str:

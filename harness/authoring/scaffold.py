@@ -9,18 +9,20 @@ from __future__ import annotations
 import ast
 import importlib.resources
 import keyword
+import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Final
 
 from harness import arch as arches
-from harness import atomic, registry
-from harness.authoring import files
+from harness import registry
+from harness.authoring import files, symbols
 from harness.authoring.settings import with_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _CHECKOUT: Final = (Path("references", "__init__.py"), Path("kernels", "contract.py"))
 _FIRST: Final = (
@@ -31,7 +33,7 @@ _OURS: Final = "from harness import device, kernel"
 
 
 class WrongName(ValueError):
-    """An op's name that cannot be one; says why and what can."""
+    """A name of an op or a package that cannot be one; says why and what can."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,21 @@ class Made:
 def make(op: str, root: Path, *, package: str = "", claim: str = ">=sm80") -> Made:
     """Write a new op into the project at ``root``, into ``package`` (a folder) if given.
 
-    All or nothing. Raises WrongName for a name that is taken or none, InTheWay for a file that is
-    there, InvalidClaim for an arch, ValueError for a pyproject.toml that cannot be read.
+    All or nothing. Raises WrongName for a name or folder that is taken or none, InTheWay for a file
+    that is there, InvalidClaim for an arch, InvalidSettings for a pyproject.toml, OSError.
     """
     arches.claimed(claim)
     _check_word(op)
     layout = _own(op, root, package) if package else _bundled(op, root)
     texts = _texts(op, layout, claim)
-    _check_free(op, texts[layout.kernel])
+    _check_free(op, texts.values())
     pyproject = root / "pyproject.toml"
     settings = with_settings(pyproject, f"{op}.triton", layout.targets)
     wanted = {path: text for path, text in layout.packages.items() if not path.exists()}
     made = files.create({**wanted, **texts})
     try:
         if settings.text is not None:
-            atomic.write_text(pyproject, settings.text)
+            files.replace(pyproject, settings.text)
     except BaseException:
         files.remove(made)
         raise
@@ -112,11 +114,14 @@ def _check_word(op: str) -> None:
         raise WrongName(msg)
 
 
-def _check_free(op: str, text: str) -> None:
-    """Raise WrongName for what something else is called, in the kernel's module or declared."""
-    names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    if op in names - {f"_{op}"}:
-        msg = f"op={op!r} is what the kernel's own module calls something else; choose another"
+def _check_free(op: str, texts: Iterable[str]) -> None:
+    """Raise WrongName for what something else is called, in the modules made for it or declared."""
+    pieces = [each for text in texts for each in _clashes(op, text)]
+    if pieces:
+        msg = (
+            f"op={op!r} needs the name {pieces[0]!r}, which the module made for it calls "
+            f"something else; choose another"
+        )
         raise WrongName(msg)
     if taken := [each.place for each in registry.ops() if each.name == op]:
         msg = (
@@ -126,11 +131,18 @@ def _check_free(op: str, text: str) -> None:
         raise WrongName(msg)
 
 
+def _clashes(op: str, text: str) -> list[str]:
+    """Names that a module would have for two things: a parameter or import, or two definitions."""
+    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    bound = Counter(name for each in symbols.statements(text) for name in each.binds)
+    return [*([op] if op in used else []), *(name for name, times in bound.items() if times > 1)]
+
+
 def _bundled(op: str, root: Path) -> Layout:
     """In a checkout like the one that this belongs to."""
     if not all((root / path).is_file() for path in _CHECKOUT):
         msg = (
-            f"{root} has no package to add to; give --package NAME, the folder of your package, "
+            f"{root} has no package to add to; give --package DIR, the folder of your package, "
             f"which is made if need be"
         )
         raise ValueError(msg)
@@ -149,11 +161,15 @@ def _bundled(op: str, root: Path) -> Layout:
 
 def _own(op: str, root: Path, package: str) -> Layout:
     """In somebody's own package: nothing but ``harness`` is imported."""
-    folder = root / package.replace(".", "/")
-    if wrong := [part for part in folder.relative_to(root).parts if not part.isidentifier()]:
-        msg = f"package={package!r}: {wrong[0]!r} is no name of a package; use e.g. 'my_kernels'"
-        raise ValueError(msg)
-    name = _dotted(folder, root)
+    folder = _folder(root, package)
+    parts = _parts(folder, root)
+    if wrong := [part for part in parts if not part.isidentifier() or keyword.iskeyword(part)]:
+        msg = (
+            f"package={package!r}: {wrong[0]!r} is no name of a package; use letters, digits and "
+            f"_, and / between folders, e.g. 'my_kernels'"
+        )
+        raise WrongName(msg)
+    name = ".".join(parts)
     references, kernels = folder / "references", folder / "kernels"
     return Layout(
         reference=references / f"{op}.py",
@@ -171,11 +187,23 @@ def _own(op: str, root: Path, package: str) -> Layout:
     )
 
 
-def _dotted(folder: Path, root: Path) -> str:
+def _folder(root: Path, package: str) -> Path:
+    """The folder of a package below ``root``; raises WrongName for any other."""
+    folder = Path(os.path.normpath(root / package))
+    if root not in folder.parents:
+        msg = (
+            f"package={package!r} is {folder}, which is no folder below {root}; name one below "
+            f"it, e.g. 'my_kernels', or run this in the folder that holds your package"
+        )
+        raise WrongName(msg)
+    return folder
+
+
+def _parts(folder: Path, root: Path) -> list[str]:
     """The import name of a package: folders above it count as long as they are packages."""
     parts = [folder.name]
     above = folder.parent
     while above != root and (above / "__init__.py").is_file():
         parts.insert(0, above.name)
         above = above.parent
-    return ".".join(parts)
+    return parts

@@ -31,10 +31,11 @@ class Settings:
 def with_settings(pyproject: Path, kernel: str, targets: Sequence[str]) -> Settings:
     """The file with ``targets`` among what pytest loads, and the contract's entry of a kernel.
 
-    Raises ValueError for a file that is no TOML.
+    Raises InvalidSettings as `project.read` does.
     """
     tool = project.read(pyproject.parent)
-    text = pyproject.read_text(encoding="utf-8") if pyproject.is_file() else ""
+    # The bytes, since reading as text would lose what its lines end in.
+    text = pyproject.read_bytes().decode() if pyproject.is_file() else ""
     known = project.declared_in(tool)
     # A package that is loaded whole has its submodules loaded.
     missing = [t for t in targets if not any(f"{t}.".startswith(f"{k}.") for k in known)]
@@ -54,7 +55,8 @@ def with_settings(pyproject: Path, kernel: str, targets: Sequence[str]) -> Setti
 def _declaring(text: str, tool: object, wanted: Sequence[str]) -> str | None:
     """The text with ``parity_declare`` as wanted; None where no simple edit makes it so."""
     if not isinstance(tool, dict) or "pytest" not in tool:
-        changed = f"{_ended(text)}[tool.pytest]\nparity_declare = {json.dumps(list(wanted))}\n"
+        table = f"[tool.pytest]\nparity_declare = {json.dumps(list(wanted))}\n"
+        changed = _with_table(text, table)
     else:
         changed = _LIST.sub(lambda found: f"{found[1]}{json.dumps(list(wanted))[1:-1]}]", text)
     try:
@@ -65,9 +67,10 @@ def _declaring(text: str, tool: object, wanted: Sequence[str]) -> str | None:
     return changed if list(declared) == list(wanted) else None
 
 
-def _ended(text: str) -> str:
-    """The text and an empty line, to begin a table after."""
-    return f"{text.rstrip()}\n\n" if text.strip() else ""
+def _with_table(text: str, table: str) -> str:
+    """The text, an empty line and the table; its lines end as those of the text do."""
+    added = f"\n\n{table}" if text.strip() else table
+    return text.rstrip() + (added.replace("\n", "\r\n") if "\r\n" in text else added)
 
 
 def _entry(kernel: str) -> str:
@@ -82,7 +85,7 @@ def _entry(kernel: str) -> str:
 
 def _with_entry(text: str, kernel: str) -> str | None:
     """The text and the contract's entry; None where none can follow its rules as they stand."""
-    changed = f"{_ended(text)}{_entry(kernel)}"
+    changed = _with_table(text, _entry(kernel))
     try:
         tomllib.loads(changed)
     except tomllib.TOMLDecodeError:

@@ -14,8 +14,10 @@ from harness.cells import Cell, Layer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from harness.check import Check
     from harness.declare import Kernel, Op
     from harness.domain import Size
+    from harness.judge import Judgement
 
 USUAL: Final = 128  # of an axis that is not given: several tiles of most kernels, and quick
 CASES: Final = 4  # of a dtype: what is caught at all is caught by three
@@ -23,7 +25,7 @@ SHARE: Final = 4  # cases of the kernel's own choice for one of each named confi
 
 
 class WrongRequest(ValueError):
-    """A size, dtype or other word that the kernel's op does not have; says which there are."""
+    """A size, dtype or other word that the op does not have, or the machine no memory for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,8 @@ def words_of(arguments: Sequence[str]) -> dict[str, str]:
 def run(request: Request, say: Callable[[str], None]) -> int:
     """Check and tell; 0 if all cases passed, 1 if one failed. What is asked for must be declared.
 
-    Raises WrongRequest for what the op does not have or its domain refuses, UnknownName for a
-    kernel, UnsupportedArch or BackendMissing for what is not on this machine.
+    Raises WrongRequest for what the op does not have, its domain refuses or memory does not hold,
+    UnknownName for a kernel, UnsupportedArch or BackendMissing for what is not on this machine.
     """
     from harness import backends, registry
 
@@ -121,7 +123,7 @@ def _tell(group: Group, request: Request, arch: str, say: Callable[[str], None])
     declare = [f"--declare={target}" for target in request.declare]
     words = shlex.join([*declare, "-m", arch, "--case", group.case])
     say(f"    case       {group.case}")
-    say(f"    reproduce  pytest --pyargs suites.numeric.test_numeric {words}")
+    say(f"    reproduce  python -m pytest --pyargs suites.numeric.test_numeric {words}")
     for problem in group.problems:
         say(f"    - {problem}")
 
@@ -247,6 +249,24 @@ def _cases(plan: _Plan, request: Request, dtype: str, config: str, offset: int) 
         )
 
 
+def _judged(check: Check, case: Case) -> Judgement:
+    """The judgement of a case; what the kernel itself does wrong, too much memory too, is in it."""
+    from harness.exhaustion import is_exhaustion
+
+    try:
+        return check.judge_against_reference(case)
+    except Exception as error:
+        if not is_exhaustion(error):
+            raise
+        sizes = dict(case.sizes)
+        largest = max(sizes, key=sizes.__getitem__)
+        msg = (
+            f"{_joined(sizes)}: memory does not hold the inputs and their reference "
+            f"({str(error).partition(chr(10))[0]}); give a smaller --{largest}"
+        )
+        raise WrongRequest(msg) from error
+
+
 def _checked(request: Request, kernel: Kernel, arch: str, cases: Iterator[Case]) -> Group:
     """The first failing case ends its group: the next one would say the same again."""
     from harness.check import Check, Settings
@@ -256,7 +276,7 @@ def _checked(request: Request, kernel: Kernel, arch: str, cases: Iterator[Case])
     start, worst, unfair, count, where = time.perf_counter(), 0.0, 0, 0, ""
     problems: tuple[str, ...] = ()
     for case in cases:
-        _, judgement = check.run(case)
+        judgement = _judged(check, case)
         count, unfair = count + 1, unfair + judgement.unfair
         problems = judgement.problems
         if not judgement.unfair and (problems or judgement.worst >= worst):

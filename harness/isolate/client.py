@@ -37,14 +37,14 @@ from harness.isolate.messages import (
 from harness.isolate.server import command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from harness.isolate.endings import Ending
     from harness.isolate.messages import Job
 
 _GRACE_SECONDS: Final = 5.0  # from SIGABRT, which makes it tell its stack, to SIGKILL
 _POLL_SECONDS: Final = 1.0
-_LOG_BYTES: Final = 1 << 26  # of output, after which what is older is thrown away
+LOG_BYTES: Final = 1 << 26  # of output, after which what is older is thrown away
 _SAID: Final = 1 << 14  # characters of output that are told
 _START_SECONDS: Final = 300.0  # for importing torch and all that is declared, on a busy machine
 _DIED: Final = (EOFError, OSError, pickle.UnpicklingError)
@@ -94,7 +94,9 @@ class Attempt:
 
 
 @dataclass
-class _Child:
+class Child:
+    """A process that runs tests, and where what it writes goes."""
+
     pid: int
     pipe: Connection
     log: Path
@@ -105,16 +107,24 @@ class _Child:
 class Server:
     """A server of cells, started when it is first needed, and its one child.
 
-    ``environment`` is that of its processes, which decides what devices they see.
+    ``environment`` is that of its processes, which decides what devices they see; ``command`` gives
+    the command line of a server for a socket.
     """
 
-    def __init__(self, setup: Setup, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        environment: Mapping[str, str],
+        *,
+        command: Callable[[str, int], Sequence[str]] = command,
+    ) -> None:
         self._setup = setup
         self._environment = environment
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path()
-        self._loaded = False
-        self._child: _Child | None = None
+        self._loaded: Loaded | None = None  # what this process said of itself, once it has
+        self._child: Child | None = None
         self._devices: Mapping[str, Mapping[str, str]] | None = None
         self.born = 0  # children so far
 
@@ -126,7 +136,7 @@ class Server:
         mine, its = socket.socketpair()
         with its, (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command("server", its.fileno()),
+                self._command("server", its.fileno()),
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -135,11 +145,11 @@ class Server:
                 start_new_session=True,
             )
         self._control = Connection(mine.detach())
-        self._control.send(self._setup)
-        self._loaded = False
+        self._control.send(replace(self._setup, logs=self._folder))
+        self._loaded = None
 
     def _folder_of_logs(self) -> Path:
-        if self._folder != Path():
+        if self._folder != Path() and self._folder.is_dir():
             return self._folder
         return Path(tempfile.mkdtemp(prefix="kernel-parity-"))
 
@@ -160,7 +170,7 @@ class Server:
         heard = Heard()
         try:
             child.pipe.send(job)
-            result = self._listen(child, heard, limit, show)
+            result = listen(child, heard, limit, show)
         except _DIED:
             return Attempt(heard, ending=self._end_of(child, killed))
         except BaseException:
@@ -174,38 +184,20 @@ class Server:
             self._bury()
         return Attempt(heard, result=result, output=output)
 
-    def _listen(
-        self, child: _Child, heard: Heard, limit: float, show: Callable[[str], None]
-    ) -> Result | None:
-        """The result; None if nothing was heard for too long. Raises what a broken pipe does."""
-        while True:
-            left = heard.at + limit - time.monotonic()
-            if not child.pipe.poll(max(0.0, min(left, _POLL_SECONDS))):
-                if left <= 0:
-                    return None
-                _trim(child.log)
-                continue
-            message = child.pipe.recv()
-            if isinstance(message, Result):
-                return message
-            heard.hear(message)
-            if isinstance(message, Progress):
-                show(message.words)
-
-    def _end_of(self, child: _Child, killed: int | None) -> Ending:
+    def _end_of(self, child: Child, killed: int | None) -> Ending:
         buried = self._bury()
         now = endings.killed_for_memory()
         seen = killed is not None and now is not None and now > killed
         return endings.of_death(buried, _said(child), killed=seen)
 
-    def _abort(self, child: _Child, limit: float) -> Ending:
+    def _abort(self, child: Child, limit: float) -> Ending:
         """End a child that hangs, in a way that makes it tell where."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGABRT)
         self._bury(_GRACE_SECONDS)
         return endings.of_hang(limit, _said(child))
 
-    def _living(self) -> _Child:
+    def _living(self) -> Child:
         if self._child is None:
             try:
                 self._child = self._bear()
@@ -215,24 +207,30 @@ class Server:
                 raise ServerFailed(msg) from error
         return self._child
 
-    def _bear(self) -> _Child:
+    def _bear(self) -> Child:
         self.start()
-        if not self._loaded:
-            self._loaded = True
-            loaded = self._answer(Loaded)
-            if loaded.error:
-                msg = f"the server of cells cannot load what is declared: {loaded.error}"
-                raise ServerFailed(msg)
+        self._require_loaded()
         self.born += 1
         log = self._folder / f"child-{self.born}.log"
         self._control.send(Bear(log))
         born = self._answer(Born)
-        child = _Child(born.pid, Connection(reduction.recv_handle(self._control)), log)
+        child = Child(born.pid, Connection(reduction.recv_handle(self._control)), log)
         if not child.pipe.poll(_START_SECONDS):
             msg = f"no answer within {_START_SECONDS:.0f} s"
             raise TimeoutError(msg)
         ready: Ready = child.pipe.recv()
         return replace(child, devices=ready.devices)
+
+    def _require_loaded(self) -> None:
+        """Raise ServerFailed where the server could not load, for the first test and every later.
+
+        It lives on without the declarations that failed, and a child of it would judge by the rest.
+        """
+        if self._loaded is None:
+            self._loaded = self._answer(Loaded)
+        if self._loaded.error:
+            msg = f"the server of cells cannot load what is declared: {self._loaded.error}"
+            raise ServerFailed(msg)
 
     def _answer(self, kind: type[Kind]) -> Kind:
         if not self._control.poll(_START_SECONDS):
@@ -261,9 +259,9 @@ class Server:
     def _stop(self) -> None:
         process, self._process, self._child = self._process, None, None
         if process is not None:
-            self._control.close()
             _kill(process.pid)
             process.wait()
+            self._control.close()  # last: a server that sees it removes the folder of logs
 
     def retire(self) -> None:
         """End the child, in an orderly way; the next test gets a new one."""
@@ -285,6 +283,30 @@ class Server:
             self._folder = Path()
 
 
+def listen(child: Child, heard: Heard, limit: float, show: Callable[[str], None]) -> Result | None:
+    """A test's result; None after ``limit`` seconds without a word. Raises what a broken pipe does.
+
+    Words are no silence: the log is looked at by the clock, whether or not any come.
+    """
+    look = 0.0
+    while True:
+        now = time.monotonic()
+        if now >= look:
+            _trim(child.log)
+            look = now + _POLL_SECONDS
+        left = heard.at + limit - now
+        if not child.pipe.poll(max(0.0, min(left, _POLL_SECONDS))):
+            if left <= 0:
+                return None
+            continue
+        message = child.pipe.recv()
+        if isinstance(message, Result):
+            return message
+        heard.hear(message)
+        if isinstance(message, Progress):
+            show(message.words)
+
+
 def _kill(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -294,11 +316,11 @@ def _kill(pid: int) -> None:
 def _trim(log: Path) -> None:
     """Keep a kernel that prints without end from filling the disk; its log is appended to."""
     with contextlib.suppress(OSError):
-        if log.stat().st_size > _LOG_BYTES:
+        if log.stat().st_size > LOG_BYTES:
             os.truncate(log, 0)
 
 
-def _said(child: _Child) -> str:
+def _said(child: Child) -> str:
     """What a child wrote since this was last asked, the end of it."""
     try:
         with child.log.open("rb") as file:

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a server loads before it has children: what declares, and what tests import."""
+    """What a server loads before it has children: what declares, and what tests import.
+
+    ``logs`` is the folder of what its processes write, which it removes when nobody is left to.
+    """
 
     targets: tuple[str, ...]
     modules: tuple[str, ...] = ()
+    logs: Path | None = None
 
 
 @dataclass(frozen=True)

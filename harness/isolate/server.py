@@ -13,6 +13,7 @@ import contextlib
 import gc
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,13 +46,23 @@ def command(module: str, fd: int) -> list[str]:
 def main(fd: int) -> NoReturn:
     """Serve whoever holds the other end of the socket ``fd`` until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's interrupt ends it
-    control = Connection(fd)
+    attend(Connection(fd))
+    os._exit(0)
+
+
+def attend(control: Connection) -> None:
+    """Serve until ``control`` is closed, then remove the folder of logs.
+
+    Whoever holds the other end does that too, unless it was killed.
+    """
     with contextlib.suppress(EOFError, OSError):
         setup: Setup = control.recv()
-        error = load(setup)
-        control.send(Loaded(error))
-        _Server(control, setup).serve()
-    os._exit(0)
+        try:
+            control.send(Loaded(load(setup)))
+            _Server(control, setup).serve()
+        finally:
+            if setup.logs is not None:
+                shutil.rmtree(setup.logs, ignore_errors=True)
 
 
 def load(setup: Setup) -> str:

@@ -25,7 +25,7 @@ from suites.bench import comparison, gemm, isolation, measured, nvfp4, scaling
 from suites.bench.measured import REPEATS, ratio_of, rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from harness.declare import Kernel, Op
     from harness.gate.ratios import Ratio
@@ -118,11 +118,16 @@ def of_case(kernel: Kernel) -> Ratio:
     return ratio_of(f"{kernel.name}/case, call + reference", found[0], parts, CPU, better="lower")
 
 
-def main() -> None:
-    """Measure; with ``--json`` the ratios are kept."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure; with ``--json`` the ratios are kept. Ends with status 2 where they could not be."""
     parser = argparse.ArgumentParser(prog="python -m suites.bench", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the ratios to this file")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
+    if asked.json:
+        try:
+            measured.require_writable(asked.json)
+        except OSError as error:
+            parser.error(f"--json: {error}")
     ratios = list(measure())
     if asked.json:
         measured.write(asked.json, ratios)

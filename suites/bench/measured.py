@@ -61,6 +61,17 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def require_writable(path: Path) -> None:
+    """Raise OSError unless `write` could write there: asked before minutes of measuring."""
+    if path.is_dir():
+        msg = f"{path} is a folder; name a file in it, e.g. {path / 'bench.json'}"
+        raise IsADirectoryError(msg)
+    there = next(each for each in path.absolute().parents if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        msg = f"{path}: {there} is no folder that this user may write to; name another"
+        raise PermissionError(msg)
+
+
 def write(path: Path, ratios: Iterable[Ratio]) -> None:
     """Write ratios as JSON, which a gate holds against a baseline's."""
     atomic.write_text(path, to_json(ratios, record.versions()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -14,10 +15,18 @@ from suites.meta.users_project import ROOT, TOYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Run = Callable[..., tuple[int, str, str]]
 
+UNBOUNDED: Final = """
+@op(inputs={"x": "m n"}, outputs={"y": "m n"}, domain={"m": size(), "n": size()}, dtypes=("int8",))
+def double_any(x):
+    return x + x
+
+@kernel("double_any", backend="triton", arch=">=sm80")
+def adds(x):
+    return x + x
+"""
 HEAVY: Final = {"hypothesis", "pytest", "_pytest", "transformers", "xdist", "matplotlib"}
 
 
@@ -26,7 +35,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     """Runs ``check`` on the toys in a folder of its own; gives status, output and errors."""
     monkeypatch.chdir(tmp_path)
     toys = tmp_path / "toys_to_check.py"
-    toys.write_text(TOYS)
+    toys.write_text(f"{TOYS}\n{UNBOUNDED}")
 
     def run(*arguments: str) -> tuple[int, str, str]:
         with registry.scratch():
@@ -56,7 +65,7 @@ def test_a_wrong_kernel_fails_saying_where_and_how_to_go_on(run: Run) -> None:
     assert (status, err) == (1, "")
     assert "float32       default      FAILED  1 case," in out
     assert "in columns 7..15 of 16 (the tail): every element there" in out
-    assert "reproduce  pytest --pyargs suites.numeric.test_numeric --declare=" in out
+    assert "reproduce  python -m pytest --pyargs suites.numeric.test_numeric --declare=" in out
     assert "-m cpu --case double.triton.tail/m=8,n=16,dtype=float32,values=normal" in out
     assert out.splitlines()[-1].startswith("FAILED: 1 case, worst ")
 
@@ -102,6 +111,47 @@ def test_what_cannot_be_checked_is_refused_in_words(
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert words in err
+
+
+# More than the addresses of a process, and than a count of bytes: no machine has either.
+@pytest.mark.parametrize("size", ["9000000000000000", "9000000000000000000"])
+def test_sizes_that_memory_does_not_hold_are_refused(run: Run, size: str) -> None:
+    status, _, err = run("double_any.triton", "--m=1", "--n", size)
+    assert status == 2
+    assert err.startswith(f"error: m=1 n={size}: memory does not hold the inputs and their ref")
+    assert err.endswith("; give a smaller --n\n")
+    assert len(err.splitlines()) == 1
+
+
+SETTINGS: Final = {
+    "a number": ("[tool.pytest]\nparity_declare = 3", "parity_declare=3 is no list of names"),
+    "a list of numbers": (
+        "[tool.pytest.ini_options]\nparity_declare = [1]",
+        "parity_declare=[1] is no list of names; write ['my_kernels']",
+    ),
+    "options that are none": (
+        "[tool.pytest]\nini_options = 3",
+        "tool.pytest.ini_options=3 is no table; write its settings below [tool.pytest.ini_options]",
+    ),
+    "another encoding": (
+        "[tool.x]\ny = '\xe9'",
+        "pyproject.toml is not in UTF-8, as TOML has to be",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), SETTINGS.values(), ids=SETTINGS)
+def test_settings_of_another_kind_are_refused_in_a_line(run: Run, text: str, words: str) -> None:
+    Path("pyproject.toml").write_text(text, encoding="latin-1")
+    status, out, err = run("double.triton")
+    assert (status, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_interrupt_ends_it_with_a_line(run: Run) -> None:
+    Path("stops.py").write_text("raise KeyboardInterrupt")
+    assert run("double.triton", "--declare=stops.py") == (130, "", "interrupted\n")
 
 
 def test_a_check_imports_neither_pytest_nor_hypothesis(tmp_path: Path) -> None:

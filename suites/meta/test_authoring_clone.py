@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import zlib
 from functools import partial
@@ -14,7 +15,7 @@ from harness.__main__ import main
 from harness.authoring import rewrite, symbols
 from harness.authoring.clone import CannotClone, clone
 from harness.authoring.files import InTheWay
-from harness.authoring.proof import NotProven, answer_here, prove
+from harness.authoring.proof import Claim, NotProven, answer_here, prove
 from suites.meta.test_users_kernel import TRITON
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def test_a_copy_is_renamed_and_launches_its_own_symbol_alone(
     assert 'variant="v2"' in text
     for name in ("@op(", 'variant="dense"', "import sys"):
         assert name not in text
+    (command,) = (line for line in out.splitlines() if line.startswith("check  python -m harness "))
+    assert main(shlex.split(command)[4:]) == 0, capsys.readouterr()
 
 
 @pytest.mark.parametrize(("old", "new", "words"), ESCAPES.values(), ids=ESCAPES)
@@ -95,6 +98,15 @@ def test_a_copy_that_still_runs_the_old_kernel_is_refused(
     assert words.replace("NAME", user.stem) in str(raised.value)
     assert [path.name for path in user.parent.glob("*.py")] == [user.name]
     assert user.read_text() == before
+
+
+@pytest.mark.parametrize("ends", ["os._exit(3)", "signal.raise_signal(signal.SIGINT)"])
+def test_a_copy_that_ends_its_process_is_not_proven(tmp_path: Path, ends: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"import os, signal\n{ends}\n")
+    claim = Claim((str(path),), old="scale.triton", launched=(), new="scale.triton.v2", modules=())
+    with pytest.raises(NotProven, match=r"scale\.triton\.v2 ended the process in which"):
+        prove(claim)
 
 
 def test_the_next_version_replaces_the_suffix(user: Path) -> None:

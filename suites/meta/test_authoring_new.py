@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shlex
+import sys
 import tomllib
 from typing import TYPE_CHECKING, Final
 
@@ -10,11 +11,10 @@ import pytest
 
 from harness import registry
 from harness.__main__ import main
-from harness.authoring.scaffold import make
+from harness.authoring.scaffold import WrongName, make
 from harness.authoring.settings import with_settings
 from harness.gate import contract
 from suites.meta.absent import ABSENT
-from suites.meta.test_users_kernel import LAYERS
 from suites.meta.users_project import ran
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ def test_what_is_scaffolded_passes_every_layer_and_a_fault_turns_it_red(
     folder = project.pytester.path
     with registry.scratch():
         assert main(["new", "fresh_sum", "--package", FOLDER]) == 0
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("all "))
     # pytester's own settings would hide those that were written.
     (folder / "tox.ini").unlink()
-    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-    marks = f"cpu or ({ABSENT} and compile)"
-    options = ("--pyargs", *LAYERS, "--kernel=fresh_sum.triton", "--cases=2", "-m", marks)
-    result = project.run_apart(*options)
+    words = shlex.split(told)
+    assert words[:3] == ["all", "python", "-m"]
+    options = ("-p", "no:benchmark", "--cases=2", "-m", f"cpu or ({ABSENT} and compile)")
+    result = project.pytester.run(sys.executable, *words[2:], *options)
     assert ran(result) == {"passed": 22}, str(result.stdout)
 
     kernel = folder / FOLDER / "kernels" / "fresh_sum.py"
@@ -56,7 +57,6 @@ def test_what_is_scaffolded_passes_every_layer_and_a_fault_turns_it_red(
     assert text.count("(cols < n)") == 1
     kernel.write_text(text.replace("(cols < n)", "(cols < n - 1)"), encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
-    capsys.readouterr()
     with registry.scratch():
         status = main(["check", "fresh_sum.triton", "--m=5", "--n=7", "--dtype=float32"])
     out = capsys.readouterr().out
@@ -93,7 +93,10 @@ NAMES: Final = {
     "no identifier": ("scaled-sum", "op='scaled-sum' is no name of a function"),
     "keyword": ("lambda", "op='lambda' is no name of a function"),
     "private": ("_sum", "op='_sum' is no name of a function"),
-    "taken by its module": ("torch", "op='torch' is what the kernel's own module calls"),
+    "used by its module": ("torch", "op='torch' needs the name 'torch', which the module made"),
+    "of its module's function": ("require_tensor", "op='require_tensor' needs the name '_require_"),
+    "of its module's check": ("check", "op='check' needs the name '_check', which the module made"),
+    "used by its reference": ("Expected", "op='Expected' needs the name 'Expected', which the mod"),
     "declared": ("rms_like", "op='rms_like' is declared at "),
 }
 DECLARED: Final = """
@@ -121,6 +124,60 @@ def test_a_name_that_cannot_be_one_is_refused(
     assert status == 2
     assert words in capsys.readouterr().err
     assert files_of(tmp_path) == before
+
+
+PACKAGES: Final = {
+    "the project's folder": (".", "which is no folder below"),
+    "beside it": (
+        "../acme",
+        "name one below it, e.g. 'my_kernels', or run this in the folder that",
+    ),
+    "elsewhere": ("/elsewhere/acme", "package='/elsewhere/acme' is /elsewhere/acme, which is no"),
+    "keyword": ("class", "package='class': 'class' is no name of a package; use letters"),
+    "dotted": ("acme.sub", "package='acme.sub': 'acme.sub' is no name of a package; use letters"),
+}
+
+
+@pytest.mark.parametrize(("package", "words"), PACKAGES.values(), ids=PACKAGES)
+def test_a_folder_that_cannot_be_a_package_is_refused(
+    tmp_path: Path, package: str, words: str
+) -> None:
+    with registry.scratch(), pytest.raises(WrongName) as error:
+        make("placed", tmp_path, package=package)
+    assert f"package={package!r}" in str(error.value)
+    assert words in str(error.value)
+    assert files_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize("package", [f"./{FOLDER}", f"my.own/{FOLDER}/"])
+def test_a_package_is_given_as_any_path_to_its_folder(tmp_path: Path, package: str) -> None:
+    with registry.scratch():
+        make("placed", tmp_path, package=package)
+    assert (tmp_path / package / "kernels" / "placed.py").is_file()
+    text = (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text)["tool"]["pytest"]["parity_declare"] == list(TARGETS)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).touch()
+    with (
+        registry.scratch(),
+        pytest.raises(OSError, match="work where this user may write") as error,
+    ):
+        make("placed", tmp_path, package=FOLDER)
+    assert f"cannot be written to the folder '{tmp_path / FOLDER}" in str(error.value)
+
+
+def test_a_file_of_settings_keeps_its_mode_and_the_ends_of_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_bytes(b"[project]\r\nname = 'x'\r\n")
+    path.chmod(0o640)
+    with registry.scratch():
+        make("placed", tmp_path, package=FOLDER)
+    assert path.stat().st_mode & 0o777 == 0o640
+    text = path.read_bytes()
+    assert text.startswith(b"[project]\r\nname = 'x'\r\n\r\n[tool.pytest]\r\n")
+    assert text.count(b"\n") == text.count(b"\r\n")
 
 
 def test_a_file_in_the_way_is_named_and_nothing_is_written(

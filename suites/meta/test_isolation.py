@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -9,11 +12,15 @@ import pytest
 from harness.arch import CPU
 from harness.cells import Outcome
 from harness.isolate import endings
-from harness.isolate.messages import Buried
+from harness.isolate.client import LOG_BYTES, Child, Heard, Server, ServerFailed, listen
+from harness.isolate.messages import Buried, Progress, Result, Setup
+from harness.isolate.server import attend
 from harness.judge import ParityFailure
 from suites.meta.users_project import ONE_CHECK, RECORDS, ROOT, failure, ran
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.record import Record
     from suites.meta.users_project import Project
 
@@ -36,6 +43,15 @@ OUTCOMES: Final = {
     "prints": (Outcome.PASSED, ""),
     "leaves_a_thread": (Outcome.PASSED, ""),
 }
+# A server whose declarations do not load there, though they do in the process of pytest.
+FAILS: Final = """
+from multiprocessing.connection import Connection
+from harness.isolate.messages import Loaded
+control = Connection({fd})
+control.recv()
+control.send(Loaded("RuntimeError: only in the server"))
+control.recv()
+"""
 STACKS: Final = {"aborts", "segfaults", "hangs"}  # of which the place is told
 
 
@@ -143,3 +159,40 @@ def test_a_failure_travels_between_processes() -> None:
 def test_a_limit_is_a_number_of_seconds(project: Project, seconds: str) -> None:
     result = project.run("--pyargs", ONE_CHECK, f"--cell-seconds={seconds}")
     assert f"--cell-seconds={seconds!r} is not a number of seconds above 0" in str(result.stderr)
+
+
+def test_no_test_runs_in_a_server_that_could_not_load() -> None:
+    def command(_: str, fd: int) -> list[str]:
+        return [sys.executable, "-c", FAILS.format(fd=fd)]
+
+    server = Server(Setup(()), {"PYTHONPATH": str(ROOT)}, command=command)
+    try:
+        for _ in range(2):
+            with pytest.raises(ServerFailed, match="cannot load what is declared: Runtime"):
+                _ = server.devices
+    finally:
+        server.close()
+
+
+def test_a_server_whose_run_was_killed_removes_the_folder_of_logs(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "child-1.log").touch()
+    theirs, ours = Pipe()
+    theirs.send(Setup((), logs=logs))
+    theirs.close()
+    attend(ours)
+    assert not logs.exists()
+
+
+def test_the_log_of_a_child_that_keeps_talking_has_a_bound(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    log.touch()
+    os.truncate(log, LOG_BYTES + 1)
+    ours, theirs = Pipe()
+    theirs.send(Progress("still there"))
+    theirs.send(Result(outcome=Outcome.PASSED))
+    said: list[str] = []
+    result = listen(Child(0, ours, log), Heard(), 60.0, said.append)
+    assert (result, said) == (Result(outcome=Outcome.PASSED), ["still there"])
+    assert not log.stat().st_size

@@ -102,8 +102,26 @@ def test_a_run_that_is_killed_leaves_what_it_had(project: Project) -> None:
 def test_a_folder_that_cannot_be_written_to_is_refused(project: Project) -> None:
     (project.pytester.path / "taken").touch()
     said = refusal(project.run(*ONE_TEST, GOOD, "--records=taken/x.jsonl"))
-    assert "x.manifest.json cannot be written to the folder" in said
+    assert "x.jsonl cannot be written to the folder" in said
     assert "name a folder that this user may write to" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("x.txt", "--records='x.txt' does not end in .jsonl, which is what the gate reads"),
+        ("there", "--records='there' is a folder; name a file in it: 'there/records.jsonl'"),
+        ("full.jsonl", "--records='full.jsonl' is a folder; name a file in it: 'full.jsonl/rec"),
+    ],
+)
+def test_what_is_no_file_of_records_is_refused_and_nothing_written(
+    project: Project, given: str, words: str
+) -> None:
+    for folder in ("there", "full.jsonl"):
+        project.pytester.mkdir(folder)
+    before = sorted(project.pytester.path.rglob("*"))
+    assert words in refusal(project.run(*ONE_TEST, GOOD, f"--records={given}"))
+    assert sorted(project.pytester.path.rglob("*")) == before
 
 
 def test_a_refused_run_is_no_finished_one(project: Project) -> None:

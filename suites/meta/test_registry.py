@@ -10,7 +10,14 @@ import pytest
 
 from harness import registry
 from harness.cells import Layer
-from harness.registry import DeclarationNotFound, UnknownName, load, load_errors
+from harness.registry import (
+    DeclarationFailed,
+    DeclarationNotFound,
+    UnknownName,
+    load,
+    load_all,
+    load_errors,
+)
 from harness.subjects import subject
 
 DOUBLED = """
@@ -130,6 +137,29 @@ def test_the_first_error_of_a_submodule_stays(write: Write) -> None:
     part.write_text("raise ImportError('a consequence of it')", encoding="utf-8")
     load("acme_again")
     assert str(load_errors()["acme_again.part"]) == "the cause"
+
+
+def test_a_file_that_ends_the_process_is_refused_by_its_place(write: Write) -> None:
+    path = write("acme_ends.py", "raise SystemExit(0)")
+    with pytest.raises(DeclarationFailed) as error:
+        load_all([str(path)])
+    assert str(error.value) == f"declare={str(path)!r}: {path}:1: SystemExit: 0"
+
+
+def test_a_submodule_that_ends_the_process_leaves_the_others(write: Write) -> None:
+    write("acme_exit/__init__.py", "")
+    path = write("acme_exit/cute.py", "import sys\nsys.exit('no driver')")
+    write("acme_exit/triton.py", DOUBLED)
+    load_all(["acme_exit"])
+    assert [each.name for each in registry.kernels()] == ["doubled.triton"]
+    assert str(load_errors()["acme_exit.cute"]) == f"{path}:2: SystemExit: no driver"
+
+
+def test_a_missing_import_is_told_with_the_file_that_wants_it(write: Write) -> None:
+    path = write("acme_wants.py", "import acme_that_is_not_there")
+    with pytest.raises(DeclarationFailed) as error:
+        load_all([str(path)])
+    assert f"{path}:1: ModuleNotFoundError: No module named 'acme_that" in str(error.value)
 
 
 def test_a_declaration_that_is_wrong_is_not_kept_for_later(write: Write) -> None:

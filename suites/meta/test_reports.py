@@ -119,6 +119,28 @@ def test_workers_make_the_same_records(project: Project) -> None:
     assert alone == said("-n", "2")
 
 
+def test_an_interrupted_run_counts_what_is_claimed(project: Project) -> None:
+    project.pytester.makeconftest(
+        """
+        import pytest
+
+        pytest_plugins = ("harness.plugin",)
+
+        class Stops:
+            def pytest_runtest_logreport(self, report):
+                if report.when == "call":
+                    pytest.exit("interrupted")
+
+        def pytest_configure(config):
+            if not hasattr(config, "workerinput"):
+                config.pluginmanager.register(Stops())
+        """
+    )
+    result = project.run(*NUMERIC, GOOD, "-n", "1")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert table(result)[-1].endswith(" uncovered of 120 claimed")
+
+
 def test_the_seed_decides_the_cases(project: Project) -> None:
     def cases(seed: int) -> list[tuple[str, object]]:
         project.run(*NUMERIC, GOOD, RECORDS, f"--parity-seed={seed}")
