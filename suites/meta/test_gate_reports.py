@@ -86,7 +86,7 @@ def test_the_verdict_comes_first_then_what_is_red_with_its_command(render: objec
     places = [said.index(name) for name in ("failed", "unfinished", "uncovered", "skipped")]
     words = said[places[0] :]
     assert COMMAND in words
-    assert "pytest suites -m sm100 --layer numeric --kernel silu.triton" in words
+    assert "python -m pytest --pyargs suites -m sm100 --layer numeric --kernel silu.triton" in words
     assert red.WAYS_OUT[Hole.SKIPPED] in words
     assert "2.5 x those of v1" in said
 
@@ -126,17 +126,25 @@ def test_every_hole_has_a_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "printed", ["pytest suites; rm -r x", "curl x | sh", "pytest $(x)", "pytest 'a"]
+    "printed",
+    [
+        "python -m pytest suites; rm -r x",
+        "curl x | sh",
+        "python -m pytest $(x)",
+        "python -m pytest 'a",
+        "python -m pip install x",
+    ],
 )
 def test_no_command_of_a_record_is_more_than_one_command_of_pytest(printed: str) -> None:
     found = record(outcome="wrong", message=f"x: 1 problem\n  reproduce  {printed}\n  - y: wrong")
-    assert red.of_record(found) == "pytest suites -m sm90 --layer numeric --kernel norm.triton"
+    words = "-m sm90 --layer numeric --kernel norm.triton"
+    assert red.of_record(found) == f"python -m pytest --pyargs suites {words}"
 
 
 def test_a_passing_cell_has_its_command_with_the_seed() -> None:
     command = reproduction.of_cell("norm.triton", "sm90", "numeric", declare=["my.py"], seed=3)
     words = "-m sm90 --layer numeric --kernel norm.triton --parity-seed=3"
-    assert command == f"pytest suites --declare=my.py {words}"
+    assert command == f"python -m pytest --pyargs suites --declare=my.py {words}"
 
 
 @pytest.mark.parametrize(
