@@ -297,6 +297,35 @@ def test_junit_fails_for_what_gates_and_for_nothing_else() -> None:
     assert excused.get("message", "").startswith("does not gate: ")
 
 
+def results(document: str) -> dict[str, str]:
+    """What is beside its properties in each test case: the element and its message."""
+    return {
+        f"{case.get('classname')} {case.get('name')}": "".join(
+            f"{found.tag}: {found.get('message')}" for found in case if found.tag != "properties"
+        )
+        for case in checked(document).iter("testcase")
+    }
+
+
+@pytest.mark.parametrize("hole", [Hole.FAILED, Hole.EXPIRED])
+def test_junit_takes_a_cell_s_dtypes_apart(hole: Hole) -> None:
+    known = record(outcome="wrong", message="known")
+    new = record(outcome="wrong", message="new", dtype="float32")
+    judged = (finding(known, Status.EXCUSED, Hole.FAILED), finding(new, Status.RED, hole))
+    assert results(junit.render(Judgement(judged), merged([known, new]), ())) == {
+        "norm.triton.sm90.numeric test_numeric[float16]": "skipped: does not gate: known",
+        "norm.triton.sm90.numeric test_numeric[float32]": "failure: new",
+    }
+
+
+def test_junit_tells_of_a_skip_whose_exception_expired() -> None:
+    away = record(outcome="unavailable", message="not here")
+    judged = (finding(away, Status.RED, Hole.EXPIRED, "expired on 2026-01-01"),)
+    said = results(junit.render(Judgement(judged), merged([away]), ()))
+    assert said["norm.triton.sm90.numeric test_numeric[float16]"] == "skipped: not here"
+    assert said["gate.norm.triton.sm90.numeric expired float16"].startswith("failure: expired on ")
+
+
 def test_junit_survives_any_text() -> None:
     root = checked(junit.render(*small(EVIL)))
     (case,) = [c for c in root.iter("testcase") if "uncovered" in c.get("name", "")]

@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from harness.gate.judge import Finding, Judgement
     from harness.record import Record
 
+_Judged = tuple[str, str, str, str]  # what a verdict is for: kernel, arch, layer, dtype
+
 _MESSAGE: Final = 4_000  # characters of one failure
 
 
 def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> str:
     """The whole document: a suite for each run and arch, and one for what the gate itself says."""
-    failing = {_cell(f) for f in judgement.findings if _is_of_records(f)}
+    failing = {_judged(f) for f in judgement.findings if _is_of_records(f)}
     suites = [_of_arch(run, *each, failing) for run in merged.runs for each in _by_arch(run)]
-    told = {_cell(record) for record in merged.records if record.verdict == Verdict.FAILED}
+    told = {_judged(record) for record in merged.records if record.verdict == Verdict.FAILED}
     suites.append(_of_gate(judgement, changes, red.Commands(merged), told))
     counts = sum((suite.counts for suite in suites), Counter[str]())
     seconds = sum(suite.seconds for suite in suites)
@@ -43,11 +45,12 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
 
 
 def _is_of_records(finding: Finding) -> bool:
-    return finding.status is Status.RED and finding.hole in FAILURES
+    """Whether it is of failed records, if there are any: what expired may be a skip as well."""
+    return finding.status is Status.RED and finding.hole in {*FAILURES, Hole.EXPIRED}
 
 
-def _cell(found: Finding | Record | Drift) -> tuple[str, str, str]:
-    return found.kernel, found.arch, found.layer
+def _judged(found: Finding | Record | Drift) -> _Judged:
+    return found.kernel, found.arch, found.layer, found.dtype
 
 
 class _Suite:
@@ -90,13 +93,13 @@ def _by_arch(run: Run) -> list[tuple[str, list[Record]]]:
 
 
 def _of_arch(
-    run: Run, arch: str, records: Sequence[Record], failing: AbstractSet[tuple[str, str, str]]
+    run: Run, arch: str, records: Sequence[Record], failing: AbstractSet[_Judged]
 ) -> _Suite:
     facts = [("run", run.manifest.run), ("seed", run.manifest.seed), ("arch", arch)]
     facts += [*run.manifest.versions.items(), *run.manifest.device.items()]
     suite = _Suite(f"kernel-parity {arch}", facts, _local(run.manifest.started))
     for record in records:
-        _add(suite, record, gating=_cell(record) in failing)
+        _add(suite, record, gating=_judged(record) in failing)
     return suite
 
 
@@ -142,19 +145,19 @@ def _of_gate(
     judgement: Judgement,
     changes: Iterable[Drift],
     commands: red.Commands,
-    told: AbstractSet[tuple[str, str, str]],
+    told: AbstractSet[_Judged],
 ) -> _Suite:
     """The verdict as a test case, each red finding that no failed record tells, other drift."""
     suite = _Suite("kernel-parity gate", [("archs", ", ".join(judgement.archs))], "")
-    gating = {_cell(f) for f in judgement.findings if f.hole is Hole.DRIFT}
+    gating = {_judged(f) for f in judgement.findings if f.hole is Hole.DRIFT}
     for finding in judgement.findings:
-        untold = not _is_of_records(finding) or _cell(finding) not in told
+        untold = not _is_of_records(finding) or _judged(finding) not in told
         if finding.status is Status.RED and untold:
             _add_finding(suite, finding, commands)
     if judgement.green:
         suite.add("gate", "verdict")
     for drift in changes:
-        if drift.flagged and _cell(drift) not in gating:
+        if drift.flagged and _judged(drift) not in gating:
             place = f"gate.drift.{drift.kernel}.{drift.arch}.{drift.layer}"
             said = f"<system-out>{escaped(clean(drift.words))}</system-out>"
             suite.add(place, f"{drift.check} {drift.dtype} {drift.measure}".strip(), inside=said)
