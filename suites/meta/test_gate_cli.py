@@ -66,6 +66,22 @@ def test_an_arch_is_judged_alone(folder: Path) -> None:
     assert gate(folder, merged, "--arch=sm91") == 2
 
 
+def test_what_was_not_asked_for_is_counted_and_is_not_what_a_contract_retains(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(folder, whole(only(HALF, failed(HALF))), "--arch=cpu") == 0
+    said = capsys.readouterr().out
+    assert "3 cells: ✗ 0 red, ! 0 excused, ✓ 3 green, ○ 0 retained" in said
+    assert "· not asked for: 8 records of 6 cells, 1 of them failed" in said
+
+
+def test_all_that_is_asked_for_leaves_nothing_to_count(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(folder, whole()) == 0
+    assert "not asked for" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("spoiled", ["records", "contract", "no contract"])
 def test_what_cannot_be_judged_says_why_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], spoiled: str

@@ -29,6 +29,10 @@ from suites.meta.gate_samples import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
+
+    from harness.gate.drift import Drift
+    from harness.gate.evidence import Merged
 
 VOID: Final = {"meta", "link", "input", "img", "br"}
 
@@ -175,6 +179,41 @@ def test_a_cell_shows_its_worst_status_and_its_weakest_evidence() -> None:
     compiled = record(layer="compile")
     ((_, _, cells),) = matrix.rows(Judgement(()), merged([compiled, record(layer="compile")]))
     assert cells["compile"].evidence == "compiled"
+
+
+@pytest.fixture
+def narrow() -> tuple[Judgement, Merged, tuple[Drift, ...]]:
+    """A judgement of the CPU, with records of sm120 of which one failed."""
+    asked, retained = record(arch="cpu"), record(arch="cpu", layer="module", outcome="wrong")
+    left = [record(arch="sm120", layer="compile", outcome=o) for o in ("passed", "wrong")]
+    judged = (finding(asked, Status.GREEN), finding(retained, Status.RETAINED, Hole.FAILED))
+    return Judgement(judged, (), ("cpu",)), merged([asked, retained, *left]), ()
+
+
+@pytest.mark.parametrize("report", [terminal, markdown, html], ids=lambda each: each.__name__)
+def test_what_was_not_asked_for_is_counted(
+    narrow: tuple[Judgement, Merged, tuple[Drift, ...]], report: ModuleType
+) -> None:
+    said = report.render(*narrow)
+    assert "2 cells: ✗ 0 red, ! 0 excused, ✓ 1 green, ○ 1 retained" in said
+    assert "· not asked for: 2 records of 1 cell, 1 of them failed" in said
+
+
+def test_what_was_not_asked_for_has_a_status_of_its_own_in_every_report(
+    narrow: tuple[Judgement, Merged, tuple[Drift, ...]],
+) -> None:
+    assert "| `norm.triton` | sm120 | · wrong |" in markdown.render(*narrow)
+    page = Parsed(html.render(*narrow))
+    assert [each["class"] for each in page.all("td") if "data-e" in each] == [
+        "green",
+        "retained",
+        "not_asked_for",
+    ]
+    assert "not_asked_for" in [each.get("value") for each in page.all("option")]
+    assert "· not asked for: recorded, not judged" in page.text("p")
+    said = results(junit.render(*narrow))
+    assert said["norm.triton.sm120.compile test_compile[float16]"] == "skipped: not asked for: "
+    assert said["norm.triton.cpu.module test_module[float16]"] == "skipped: does not gate: "
 
 
 # ---- Text ----------------------------------------------------------------------------------------

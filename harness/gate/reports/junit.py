@@ -26,15 +26,20 @@ if TYPE_CHECKING:
     from harness.gate.judge import Finding, Judgement
     from harness.record import Record
 
-_Judged = tuple[str, str, str, str]  # what a verdict is for: kernel, arch, layer, dtype
+_Cell = tuple[str, str, str]  # kernel, arch, layer
+_Judged = tuple[str, str, str, str]  # what a verdict is for: a cell and a dtype
 
 _MESSAGE: Final = 4_000  # characters of one failure
+_NOT_ASKED_FOR: Final = matrix.words_of(Status.NOT_ASKED_FOR)
 
 
 def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> str:
     """The whole document: a suite for each run and arch, and one for what the gate itself says."""
     failing = {_judged(f) for f in judgement.findings if _is_of_records(f)}
-    suites = [_of_arch(run, *each, failing) for run in merged.runs for each in _by_arch(run)]
+    judged = {_judged(f)[:3] for f in judgement.findings}
+    suites = [
+        _of_arch(run, *each, failing, judged) for run in merged.runs for each in _by_arch(run)
+    ]
     told = {_judged(record) for record in merged.records if record.verdict == Verdict.FAILED}
     suites.append(_of_gate(judgement, changes, red.Commands(merged), told))
     counts = sum((suite.counts for suite in suites), Counter[str]())
@@ -93,17 +98,23 @@ def _by_arch(run: Run) -> list[tuple[str, list[Record]]]:
 
 
 def _of_arch(
-    run: Run, arch: str, records: Sequence[Record], failing: AbstractSet[_Judged]
+    run: Run,
+    arch: str,
+    records: Sequence[Record],
+    failing: AbstractSet[_Judged],
+    judged: AbstractSet[_Cell],
 ) -> _Suite:
     facts = [("run", run.manifest.run), ("seed", run.manifest.seed), ("arch", arch)]
     facts += [*run.manifest.versions.items(), *run.manifest.device.items()]
     suite = _Suite(f"kernel-parity {arch}", facts, _local(run.manifest.started))
     for record in records:
-        _add(suite, record, gating=_judged(record) in failing)
+        why = "does not gate" if _judged(record)[:3] in judged else _NOT_ASKED_FOR
+        _add(suite, record, why="" if _judged(record) in failing else why)
     return suite
 
 
-def _add(suite: _Suite, record: Record, *, gating: bool) -> None:
+def _add(suite: _Suite, record: Record, *, why: str) -> None:
+    """Add a record's test case; ``why`` it is none of the verdict's failures, empty if it is."""
     facts = {
         "evidence": record.evidence,
         "outcome": record.outcome,
@@ -113,12 +124,12 @@ def _add(suite: _Suite, record: Record, *, gating: bool) -> None:
         "source": record.source,
     }
     inside = _properties((name, value) for name, value in facts.items() if value not in {None, ""})
-    kind, element = _result(record, gating=gating)
+    kind, element = _result(record, why)
     place = f"{record.kernel}.{record.arch}.{record.layer}"
     suite.add(place, record.check, kind=kind, inside=inside + element, seconds=record.seconds)
 
 
-def _result(record: Record, *, gating: bool) -> tuple[str, str]:
+def _result(record: Record, why: str) -> tuple[str, str]:
     """The count that a record adds to, and its element; an error is what was not judged.
 
     A failure that does not gate is skipped, or a CI system would call a green gate red.
@@ -126,9 +137,9 @@ def _result(record: Record, *, gating: bool) -> tuple[str, str]:
     words = shortened(clean(record.message), _MESSAGE)
     if record.verdict == Verdict.PASSED:
         return "", ""
-    if record.verdict == Verdict.SKIPPED or not gating:
-        why = "" if record.verdict == Verdict.SKIPPED else "does not gate: "
-        return "skipped", f"<skipped message={_attribute(why + line(words))}/>"
+    if record.verdict == Verdict.SKIPPED or why:
+        reason = "" if record.verdict == Verdict.SKIPPED else f"{why}: "
+        return "skipped", f"<skipped message={_attribute(reason + line(words))}/>"
     if record.outcome == Outcome.WRONG:
         return "failures", _failure("failure", record.outcome, words)
     return "errors", _failure("error", record.outcome, words)

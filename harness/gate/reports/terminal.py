@@ -28,11 +28,13 @@ def render(judgement: Judgement, merged: Merged, drifts: Sequence[Drift]) -> str
         f"  {verdict.totals(statuses)}",
         f"  {verdict.checked(merged)}",
     ]
+    if left := verdict.not_asked_for(judgement, merged):
+        lines.append(f"  {left}")
     lines += _red(judgement, red.Commands(merged))
     lines += _drifts(drifts)
     lines += [f"note: {line(note)}" for note in judgement.notes[:_NOTES]]
-    if (left := len(judgement.notes) - _NOTES) > 0:
-        lines.append(f"and {count(left, 'note')} more")
+    if (more := len(judgement.notes) - _NOTES) > 0:
+        lines.append(f"and {count(more, 'note')} more")
     return "\n".join(lines) + "\n"
 
 
