@@ -113,6 +113,8 @@ def _item(group: red.Group, commands: red.Commands) -> str:
 
 
 def _drifts(changes: Sequence[Drift]) -> Iterator[str]:
+    if said := drifts.summary(changes):
+        yield f"Drift: {said}.\n\n"
     worse = [drift for drift in drifts.ordered(changes) if drift.flagged]
     if worse:
         yield f"<details><summary>Drift: {count(len(worse), 'row')} worse</summary>\n\n"
