@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, all or nothing, making its folder if need be.
 
     A process that is killed meanwhile leaves ``path`` as it was, and perhaps a file ``.part``
-    beside it. Raises OSError, saying which folder cannot be written to and what to do.
+    beside it. Raises OSError, saying which folder cannot be written to and what to do; nothing is
+    left beside it then.
     """
     part = path.with_name(f"{path.name}{PART}")
     try:
@@ -31,6 +33,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
+        with suppress(OSError):  # what is told is why nothing could be written
+            part.unlink()
         msg = (
             f"{path.name} cannot be written to the folder {str(path.parent)!r}: {error.strerror}; "
             "name a folder that this user may write to, on a disk with space left"

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def drifts_of(options: argparse.Namespace, merged: evidence.Merged) -> tuple[Drift, ...]:
-    """How errors and ratios moved since the baseline, if one is named."""
+    """How errors and ratios moved since the baseline, if one is named; there is something then."""
     if options.baseline is None:
         if options.baseline_name or options.bench:
             msg = "--baseline-name and --bench need --baseline FILE, to compare with"
@@ -97,8 +97,10 @@ def drifts_of(options: argparse.Namespace, merged: evidence.Merged) -> tuple[Dri
         return ()
     before = baseline.load(options.baseline, options.baseline_name)
     now = ratios.read(options.bench) if options.bench else ()
-    moved = drift.compare(before, samples_of(merged.records))
-    return (*moved, *compare_ratios(before.ratios, now))
+    samples = samples_of(merged.records)
+    moved = (*drift.compare(before, samples), *compare_ratios(before.ratios, now))
+    drift.refuse_nothing(moved, before, samples)
+    return moved
 
 
 def _run() -> NoReturn:

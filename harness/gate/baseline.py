@@ -9,25 +9,28 @@ transaction; and a release is some thousand rows, where columns would gain nothi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.case_errors import RMS, WORST, errors_of
 from harness.gate import evidence
 from harness.gate import ratios as benchmarks
-from harness.gate.baseline_file import InvalidBaseline, reading, writing
+from harness.gate.baseline_file import InvalidBaseline, reading, write
+from harness.gate.baseline_rows import ratio_of_row, row_of_ratio, row_of_sample, sample_of_row
 from harness.gate.export import export
-from harness.gate.ratios import Ratio
-from harness.gate.samples import Sample, samples_of, words_of
-from harness.manifest import Asked
+from harness.gate.samples import samples_of, words_of
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
+
+    from harness.gate.ratios import Ratio
+    from harness.gate.samples import Sample
+    from harness.manifest import Asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +56,19 @@ class Release:
 def keep(path: Path, release: Baseline, *, replace: bool = False, patience: float = 30.0) -> None:
     """Add a release to the file at ``path``, all or nothing; the file is made if need be.
 
-    Raises InvalidBaseline where the name is taken (unless ``replace``), where two samples are of
-    one check, or for a file that is no baseline or cannot be written; so within ``patience``
+    Raises InvalidBaseline where the name is empty or taken (unless ``replace``), where two samples
+    are of one check, or for a file that is no baseline or cannot be written; so within ``patience``
     seconds, where another process writes to it.
     """
+    _refuse_nameless(release)
     _refuse_twice(release)
-    with writing(path, patience=patience) as connection:
-        _make_room(connection, release.name, replace=replace)
-        _add(connection, release)
+    write(path, partial(_put, release=release, replace=replace), patience=patience)
+
+
+def _refuse_nameless(release: Baseline) -> None:
+    if not release.name.strip():
+        msg = f"name={release.name!r} is none that --baseline-name could choose; give one as v1.2"
+        raise InvalidBaseline(msg)
 
 
 def _refuse_twice(release: Baseline) -> None:
@@ -73,6 +81,11 @@ def _refuse_twice(release: Baseline) -> None:
             msg = f"{words_of(sample.key)}: two records of one check; keep those of one run"
             raise InvalidBaseline(msg)
         seen.add(sample.key)
+
+
+def _put(connection: sqlite3.Connection, release: Baseline, *, replace: bool) -> None:
+    _make_room(connection, release.name, replace=replace)
+    _add(connection, release)
 
 
 def _make_room(connection: sqlite3.Connection, name: str, *, replace: bool) -> None:
@@ -91,27 +104,12 @@ def _add(connection: sqlite3.Connection, release: Baseline) -> None:
     connection.execute("INSERT INTO releases VALUES (?, ?)", (name, release.kept))
     connection.executemany(
         f"INSERT INTO records VALUES ({', '.join('?' * 16)})",  # noqa: S608 - no text of others
-        ((name, *_row(sample)) for sample in release.samples),
+        map(row_of_sample, repeat(name), release.samples),
     )
     connection.executemany(
         "INSERT INTO ratios VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            (name, r.name, r.ratio, r.unit, r.spread, r.better, r.device, _text(r.environment))
-            for r in release.ratios
-        ),
+        map(row_of_ratio, repeat(name), release.ratios),
     )
-
-
-def _row(sample: Sample) -> tuple[object, ...]:
-    figures = (sample.versions, sample.device, sample.worst, sample.rms)
-    return (
-        *(*sample.key, sample.verdict, sample.evidence, sample.seed, sample.cases),
-        *(sample.case, sample.source, *map(_text, figures)),
-    )
-
-
-def _text(values: object) -> str:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def releases(path: Path) -> tuple[Release, ...]:
@@ -137,43 +135,13 @@ def load(path: Path, name: str = "") -> Baseline:
         records = connection.execute(
             "SELECT * FROM records WHERE release = ? ORDER BY rowid", (name,)
         )
-        samples = tuple(_sample(row) for row in records)
+        samples = tuple(map(sample_of_row, records))
         ratios = connection.execute(
             "SELECT * FROM ratios WHERE release = ? ORDER BY rowid", (name,)
         )
-        return Baseline(name=name, kept=kept, samples=samples, ratios=tuple(map(_ratio, ratios)))
-
-
-def _sample(row: Sequence[Any]) -> Sample:
-    _, kernel, arch, layer, check, dtype, verdict, evidence, seed, cases, case, source = row[:12]
-    versions, device, worst, rms = (json.loads(text) for text in row[12:])
-    figures = {WORST: worst, RMS: rms}
-    return Sample(
-        key=Asked(kernel, arch, layer, check, dtype),
-        verdict=verdict,
-        evidence=evidence,
-        seed=int(seed),
-        cases=int(cases),
-        case=case,
-        source=source,
-        versions=versions,
-        device=device,
-        worst=errors_of(figures, WORST),
-        rms=errors_of(figures, RMS),
-    )
-
-
-def _ratio(row: Sequence[Any]) -> Ratio:
-    _, name, ratio, unit, spread, better, device, environment = row
-    return Ratio(
-        name=name,
-        ratio=float(ratio),
-        unit=unit,
-        spread=float(spread),
-        better=better,
-        device=device,
-        environment=json.loads(environment),
-    )
+        return Baseline(
+            name=name, kept=kept, samples=samples, ratios=tuple(map(ratio_of_row, ratios))
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

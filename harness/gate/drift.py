@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.case_errors import RMS, WORST
 from harness.gate.ranks import NOTHING, Significance, holm, rank_sum, signed_rank, telling
-from harness.gate.samples import MEASURES
+from harness.gate.samples import MEASURES, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 ALPHA: Final = 0.01  # how often a comparison of all cells may flag anything where nothing changed
 EFFECT: Final = 1.1  # times by which errors must have grown: less is no reason to hold a release
 FLOOR: Final = 1e-3  # of a budget or an ulp: errors below it count as this, being nobody's concern
+_NAMED: Final = 3  # checks of a side that share nothing with the other
 ALL: Final = "all"  # the dtype of a row of all dtypes of a check that alone are too few
+
+
+class NothingToCompare(ValueError):
+    """A baseline that has nothing in common with the records; the message says what each has."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,10 @@ class Drift:
 
     ``pairs`` counts cases that both sides have, 0 where they are not paired; ``moved`` those whose
     errors differ. ``ratio`` is the median growth of what moved. ``p`` is the probability of so much
-    growth by chance, ``corrected`` the same for all rows at once. ``dtypes`` are those that the row
-    is of, where its ``dtype`` is ``all``. ``points`` are errors before and
-    after, of the pairs. A benchmark's row (`harness.gate.slowdown`) has ratios for errors.
+    growth by chance, ``corrected`` the same for all rows at once; ``few`` says that no growth could
+    have shown in it. ``dtypes`` are those that the row is of, where its ``dtype`` is ``all``.
+    ``points`` are errors before and after, of the pairs. A benchmark's row
+    (`harness.gate.slowdown`) has ratios for errors.
     """
 
     kernel: str
@@ -65,10 +71,16 @@ class Drift:
     ratio: float = 1.0
     p: float = 1.0
     corrected: float = 1.0
+    few: bool = False
     flagged: bool = False
     words: str = ""
     points: tuple[tuple[float, float], ...] = ()
     dtypes: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> bool:
+        """Whether both sides have it."""
+        return self.before is not None and self.after is not None
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,24 @@ def compare(baseline: Baseline, samples: Iterable[Sample]) -> tuple[Drift, ...]:
     ]
     rows += _pooled(rows)
     return tuple(_judged(rows, baseline.name))
+
+
+def refuse_nothing(found: Iterable[Drift], baseline: Baseline, samples: Iterable[Sample]) -> None:
+    """Raise NothingToCompare if no row has two sides: such a comparison would always be green."""
+    if not any(drift.compared for drift in found):
+        msg = (
+            f"release {baseline.name!r} of the baseline and these records have errors of no check "
+            f"in common: {_named(baseline.samples)} there, {_named(samples)} here; name a release "
+            "of the same kernels and archs, or leave --baseline out"
+        )
+        raise NothingToCompare(msg)
+
+
+def _named(samples: Iterable[Sample]) -> str:
+    """The checks that have errors, the first of them by name."""
+    names = [words_of(sample.key) for sample in samples if any(map(sample.errors, MEASURES))]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{'; '.join(names[:_NAMED]) or 'none'}{more}"
 
 
 def _rows(before: Sample | None, after: Sample | None, measure: str) -> Iterator[_Row]:
@@ -220,9 +250,10 @@ def _finished(row: _Row, corrected: float | None, family: int, release: str) -> 
         ratio=ratio,
         p=row.test.p,
         corrected=1.0 if corrected is None else corrected,
+        few=corrected is None and not (row.drift.pairs and not row.drift.moved),
         flagged=flagged,
     )
-    words = [_movement(drift, release), *_verdict(row, drift, corrected, family), row.since]
+    words = [_movement(drift, release), *_verdict(row, drift, family), row.since]
     return replace(drift, words="; ".join(words))
 
 
@@ -255,11 +286,11 @@ def _movement(drift: Drift, release: str) -> str:
     )
 
 
-def _verdict(row: _Row, drift: Drift, corrected: float | None, family: int) -> Iterator[str]:
+def _verdict(row: _Row, drift: Drift, family: int) -> Iterator[str]:
     """What the test says of it, where anything moved."""
     if drift.pairs and not drift.moved:
         return
-    if corrected is None:
+    if drift.few:
         yield f"too few to tell ({row.test.moved}; p cannot get below {row.test.least:.2g})"
     elif drift.flagged:
         yield f"worse beyond chance: p = {drift.p:.2g}, {drift.corrected:.2g} over {family} rows"

@@ -7,12 +7,13 @@ from typing import Final
 
 
 class Status(StrEnum):
-    """What the gate makes of a cell and dtype."""
+    """What the gate makes of a cell and dtype; the last is of records that it did not look at."""
 
     GREEN = "green"
     RED = "red"
     EXCUSED = "excused"  # an exception or a known failure, with a reference and not expired
     RETAINED = "retained"  # claimed and recorded, but not gating
+    NOT_ASKED_FOR = "not_asked_for"  # recorded, and another arch or kernel is judged
 
 
 class Hole(StrEnum):

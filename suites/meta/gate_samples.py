@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EVIL: Final = "</script><img src=x onerror=alert(1)>\u2028'\"&|`@team #1 \x1b[31m\x00]]>"
 COMMAND: Final = (
-    "pytest suites/numeric/test_numeric.py -m sm90 --case "
+    "python -m pytest suites/numeric/test_numeric.py -m sm90 --case "
     "norm.triton/m=1,n=8,dtype=float16,values=normal,layout=contiguous,config=default,seed=1"
 )
 LAYERS: Final = ("import_safety", "fake_shape", "compile", "numeric", "module", "boundary")

@@ -28,6 +28,14 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert path.read_text() == "whole"
 
 
+def test_a_write_that_the_disk_refuses_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.mkdir()  # which no file can take the place of
+    with pytest.raises(OSError, match="kept cannot be written to the folder"):
+        write_text(path, "text")
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+
+
 def test_a_folder_that_is_none_is_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="name a folder that this user may write to") as error:

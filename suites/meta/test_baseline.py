@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from harness import manifest
 from harness.gate import baseline, ratios
 from harness.gate.baseline import Baseline, keep, load, releases
-from harness.gate.baseline_file import InvalidBaseline, writing
+from harness.gate.baseline_file import InvalidBaseline, reading, write
 from harness.gate.export import CannotExport, export, to_parquet
 from harness.gate.ratios import Ratio
 from harness.gate.samples import Sample
@@ -26,7 +27,7 @@ from suites.meta.gate_runs import FACTS
 from suites.meta.laws import LAW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 FEWER = settings(LAW, max_examples=20)
 SAMPLE = Sample(
@@ -136,6 +137,13 @@ def test_two_records_of_one_check_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_release_that_none_could_choose_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidBaseline, match=f"name='{name}' is none that --baseline-name"):
+        keep(tmp_path / "baseline.sqlite", replace(RELEASE, name=name))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_release_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidBaseline, match=r"'v1\.2' would be empty"):
         keep(tmp_path / "baseline.sqlite", replace(RELEASE, samples=()))
@@ -151,16 +159,71 @@ def test_a_write_that_stops_midway_leaves_what_was_there(tmp_path: Path, *, ther
     if there:
         keep(path, FULL)
 
-    def half() -> Iterator[Sample]:
-        with writing(path) as connection:
-            connection.execute("DELETE FROM records")
-            connection.execute("INSERT INTO releases VALUES ('half', '')")
-            raise Stop
+    def half(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM records")
+        connection.execute("INSERT INTO releases VALUES ('half', '')")
+        raise Stop
 
     with pytest.raises(Stop):
-        half()
+        write(path, half)
     assert list(tmp_path.iterdir()) == ([path] if there else [])
     assert not there or load(path) == FULL
+
+
+def test_of_two_that_make_the_file_at_once_both_keep_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.sqlite"
+
+    def add(connection: sqlite3.Connection) -> None:
+        if not path.exists():
+            keep(path, FULL)  # as another process, which is done first
+        connection.execute("INSERT INTO releases VALUES ('v0', '')")
+
+    write(path, add)
+    assert [one.name for one in releases(path)] == ["v0", "v1.2"]
+    assert load(path, "v1.2") == FULL
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def killed(path: Path, into: Path) -> Path:
+    """The file as a process leaves it that is killed while it writes: pages, and a journal."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")  # pages go to the file before the end
+        connection.execute("BEGIN IMMEDIATE")
+        many = ((f"v{number}", "x" * 999) for number in range(99))
+        connection.executemany("INSERT INTO releases VALUES (?, ?)", many)
+        shutil.copytree(path.parent, into)
+        connection.rollback()
+    assert sorted(each.name for each in into.iterdir()) == [path.name, f"{path.name}-journal"]
+    return into / path.name
+
+
+@pytest.mark.parametrize("use", [load, lambda path: keep(path, replace(RELEASE, name="v0"))])
+def test_what_a_killed_process_began_is_taken_back(
+    kept: Path, tmp_path_factory: pytest.TempPathFactory, use: Callable[[Path], object]
+) -> None:
+    left = killed(kept, tmp_path_factory.mktemp("left") / "here")
+    use(left)
+    assert load(left, "v1.2") == FULL
+    assert list(left.parent.iterdir()) == [left]
+
+
+def test_what_cannot_be_taken_back_is_said(
+    kept: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    left = killed(kept, tmp_path_factory.mktemp("left") / "here")
+    journal = left.with_name(f"{left.name}-journal")
+    journal.unlink()
+    journal.mkdir()  # unreadable, to root too
+    with pytest.raises(InvalidBaseline, match=r"was killed while it wrote .* list /.*sqlite` does"):
+        load(left)
+
+
+def test_a_reader_sees_what_was_there_before_a_writer_began(kept: Path) -> None:
+    with closing(sqlite3.connect(kept, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM releases")
+        assert kept.with_name(f"{kept.name}-journal").exists()
+        assert load(kept) == FULL
 
 
 def test_what_is_no_sqlite_file_is_refused(tmp_path: Path) -> None:
@@ -210,9 +273,14 @@ def test_pages_overwritten_are_refused(kept: Path) -> None:
         "UPDATE records SET errors = '{\"a\": 0.'",
         "UPDATE records SET errors = '[1]'",
         'UPDATE records SET rms_errors = \'{"a": "b"}\'',
+        "UPDATE records SET versions = '[]'",
+        "UPDATE records SET device = '{\"device\": 1}'",
+        "UPDATE records SET source = x'00'",
         "UPDATE records SET seed = 'many'",
+        "UPDATE records SET cases = 1.5",
         "UPDATE ratios SET ratio = -1",
         "UPDATE ratios SET environment = 'x'",
+        "UPDATE ratios SET environment = '[]'",
         "DROP TABLE ratios",
         "ALTER TABLE records DROP COLUMN rms_errors",
     ],
@@ -242,7 +310,15 @@ def test_a_baseline_in_use_is_said_to_be_locked(kept: Path) -> None:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(InvalidBaseline, match="locked"):
             keep(kept, replace(RELEASE, name="more"), patience=0.0)
+        with pytest.raises(InvalidBaseline, match="locked"), reading(kept, patience=0.0) as found:
+            found.execute("SELECT * FROM releases")
     assert rows_of(kept) == 1
+
+
+def test_a_baseline_that_lacks_a_table_is_not_the_disk_s_fault(kept: Path) -> None:
+    changed(kept, "DROP TABLE ratios")
+    with pytest.raises(InvalidBaseline, match=r"is broken \(no such table: ratios\); keep"):
+        keep(kept, replace(FULL, name="more"))
 
 
 def records_in(folder: Path, *records: Record) -> Path:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness.case_errors import InvalidErrors, errors_of, key_of, rounded
 from harness.gate.baseline import Baseline
 from harness.gate.drift import ALL, ALPHA, Drift, compare
+from harness.gate.reports import drifts
 from harness.gate.samples import Sample, sample_of, samples_of
 from harness.manifest import Asked
 from harness.record import Record
@@ -84,6 +85,23 @@ def test_whatever_moved_there_are_words_for_it(before: list[Sample], after: list
         assert 0 <= drift.p <= drift.corrected <= 1
         assert drift.moved <= drift.pairs == len(drift.points)
         assert not drift.flagged or (drift.corrected <= ALPHA and drift.ratio >= 1.1)
+
+
+def test_rows_are_counted_by_what_could_be_compared() -> None:
+    def of(arch: str, kernel: str, count: int, by: float = 1.0, seed: int = 0) -> Sample:
+        key = KEY._replace(arch=arch, kernel=kernel)
+        return replace(BEFORE, key=key, seed=seed, worst=scaled(drawn(count), by))
+
+    before = [of("sm90", "same", 30), of("sm90", "few", 3), of("sm90", "gone", 9)]
+    before += [of("sm90", "reseeded", 40), of("sm80", "elsewhere", 9)]
+    after = [of("sm90", "same", 30), of("sm90", "few", 3, 2.0), of("sm90", "new", 9)]
+    after += [of("sm90", "reseeded", 40, 9.0, seed=1)]
+    found = compare(released(*before), after)
+    assert drifts.summary(found) == (
+        "3 rows compared: 2 paired, 1 unpaired; 1 too few to tell, 1 worse beyond chance; "
+        "2 without a counterpart (1 in the baseline alone, 1 in these records)"
+    )
+    assert {drift.kernel for drift in found if drift.few} == {"few"}
 
 
 @given(releases, releases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,48 @@ def test_an_arch_is_judged_alone(folder: Path) -> None:
     assert gate(folder, merged, "--arch=sm100") == 0
     assert gate(folder, merged, "--arch=sm100", "--arch=sm90") == 1
     assert gate(folder, merged, "--arch=sm91") == 2
+
+
+def test_what_was_not_asked_for_is_counted_and_is_not_what_a_contract_retains(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(folder, whole(only(HALF, failed(HALF))), "--arch=cpu") == 0
+    said = capsys.readouterr().out
+    assert "3 cells: ✗ 0 red, ! 0 excused, ✓ 3 green, ○ 0 retained" in said
+    assert "· not asked for: 8 records of 6 cells, 1 of them failed" in said
+
+
+def test_all_that_is_asked_for_leaves_nothing_to_count(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(folder, whole()) == 0
+    assert "not asked for" not in capsys.readouterr().out
+
+
+def recipe() -> tuple[str, list[str]]:
+    """The contract that docs/ci-templates.md has for a project without a GPU, and its gate."""
+    text = (ROOT / "docs" / "ci-templates.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("## In your own project")
+    (contract,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    (command,) = re.findall(
+        r"^python -m harness\.gate (.*)$", section.partition("\n## ")[0], re.MULTILINE
+    )
+    return contract, shlex.split(command)
+
+
+@pytest.mark.parametrize("spoils", [False, True])
+def test_the_recipe_for_a_project_without_a_gpu_judges_machine_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, spoils: bool
+) -> None:
+    contract, arguments = recipe()
+    (folder / "pyproject.toml").write_text(contract)
+    lane = [each for each in ALL if each.arch == "cpu" or each.layer == "compile"]
+    records = [failed(a) if spoils and a == lane[-1] else good(a) for a in lane]
+    dropped = tuple(each for each in ALL if each not in lane)
+    (folder / "build" / "records").mkdir(parents=True)
+    write(folder / "build" / "records", run_of(records, lane, deselected=dropped))
+    monkeypatch.chdir(folder)
+    assert main(arguments) == int(spoils)
 
 
 @pytest.mark.parametrize("spoiled", ["records", "contract", "no contract"])

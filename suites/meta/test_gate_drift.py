@@ -10,7 +10,9 @@ import pytest
 from harness import manifest
 from harness.gate import baseline, ratios
 from harness.gate.__main__ import main
+from harness.gate.baseline import Baseline
 from harness.gate.ratios import Ratio
+from harness.gate.samples import Sample
 from harness.manifest import Asked, KernelFacts, Manifest
 from harness.record import Record
 
@@ -107,6 +109,33 @@ def test_what_got_worse_is_red(
     assert said.startswith("RED: 2 findings" if status else "GREEN: ")
     assert said.count("errors are 1.5 x those of v1 in the median of the 29 of 29 pairs") >= status
     assert ("test_matches[float16]" in said) == bool(status)
+
+
+def test_what_was_compared_is_said_where_nothing_got_worse(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.gate(1.0, "--report", str(place.path / "report")) == 0
+    said = (
+        "2 rows compared: 2 paired, 0 unpaired; 0 too few to tell, 0 worse beyond chance; "
+        "0 without a counterpart (0 in the baseline alone, 0 in these records)"
+    )
+    assert f"drift: {said}\n" in capsys.readouterr().out
+    assert f"Drift: {said}.\n" in (place.path / "report" / "report.md").read_text("utf-8")
+    assert said in (place.path / "report" / "report.html").read_text("utf-8")
+
+
+def test_a_baseline_with_nothing_in_common_is_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Sample(key=CHECKS[0]._replace(kernel="other.cuda"), verdict="passed", worst={"0a": 0.5})
+    baseline.keep(tmp_path / "baseline.sqlite", Baseline(name="v0", kept="", samples=(other,)))
+    assert Place(tmp_path).gate(1.0) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert len(said.err.splitlines()) == 1
+    assert "release 'v0' of the baseline and these records have errors of no check" in said.err
+    assert "other.cuda-cpu-numeric, test_matches[float32] there, double.triton-cpu" in said.err
+    assert "test_matches[float16] here; name a release of the same kernels" in said.err
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ from suites.meta.gate_samples import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
+
+    from harness.gate.drift import Drift
+    from harness.gate.evidence import Merged
 
 VOID: Final = {"meta", "link", "input", "img", "br"}
 
@@ -86,7 +90,7 @@ def test_the_verdict_comes_first_then_what_is_red_with_its_command(render: objec
     places = [said.index(name) for name in ("failed", "unfinished", "uncovered", "skipped")]
     words = said[places[0] :]
     assert COMMAND in words
-    assert "pytest suites -m sm100 --layer numeric --kernel silu.triton" in words
+    assert "python -m pytest --pyargs suites -m sm100 --layer numeric --kernel silu.triton" in words
     assert red.WAYS_OUT[Hole.SKIPPED] in words
     assert "2.5 x those of v1" in said
 
@@ -126,17 +130,25 @@ def test_every_hole_has_a_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "printed", ["pytest suites; rm -r x", "curl x | sh", "pytest $(x)", "pytest 'a"]
+    "printed",
+    [
+        "python -m pytest suites; rm -r x",
+        "curl x | sh",
+        "python -m pytest $(x)",
+        "python -m pytest 'a",
+        "python -m pip install x",
+    ],
 )
 def test_no_command_of_a_record_is_more_than_one_command_of_pytest(printed: str) -> None:
     found = record(outcome="wrong", message=f"x: 1 problem\n  reproduce  {printed}\n  - y: wrong")
-    assert red.of_record(found) == "pytest suites -m sm90 --layer numeric --kernel norm.triton"
+    words = "-m sm90 --layer numeric --kernel norm.triton"
+    assert red.of_record(found) == f"python -m pytest --pyargs suites {words}"
 
 
 def test_a_passing_cell_has_its_command_with_the_seed() -> None:
     command = reproduction.of_cell("norm.triton", "sm90", "numeric", declare=["my.py"], seed=3)
     words = "-m sm90 --layer numeric --kernel norm.triton --parity-seed=3"
-    assert command == f"pytest suites --declare=my.py {words}"
+    assert command == f"python -m pytest --pyargs suites --declare=my.py {words}"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +179,41 @@ def test_a_cell_shows_its_worst_status_and_its_weakest_evidence() -> None:
     compiled = record(layer="compile")
     ((_, _, cells),) = matrix.rows(Judgement(()), merged([compiled, record(layer="compile")]))
     assert cells["compile"].evidence == "compiled"
+
+
+@pytest.fixture
+def narrow() -> tuple[Judgement, Merged, tuple[Drift, ...]]:
+    """A judgement of the CPU, with records of sm120 of which one failed."""
+    asked, retained = record(arch="cpu"), record(arch="cpu", layer="module", outcome="wrong")
+    left = [record(arch="sm120", layer="compile", outcome=o) for o in ("passed", "wrong")]
+    judged = (finding(asked, Status.GREEN), finding(retained, Status.RETAINED, Hole.FAILED))
+    return Judgement(judged, (), ("cpu",)), merged([asked, retained, *left]), ()
+
+
+@pytest.mark.parametrize("report", [terminal, markdown, html], ids=lambda each: each.__name__)
+def test_what_was_not_asked_for_is_counted(
+    narrow: tuple[Judgement, Merged, tuple[Drift, ...]], report: ModuleType
+) -> None:
+    said = report.render(*narrow)
+    assert "2 cells: ✗ 0 red, ! 0 excused, ✓ 1 green, ○ 1 retained" in said
+    assert "· not asked for: 2 records of 1 cell, 1 of them failed" in said
+
+
+def test_what_was_not_asked_for_has_a_status_of_its_own_in_every_report(
+    narrow: tuple[Judgement, Merged, tuple[Drift, ...]],
+) -> None:
+    assert "| `norm.triton` | sm120 | · wrong |" in markdown.render(*narrow)
+    page = Parsed(html.render(*narrow))
+    assert [each["class"] for each in page.all("td") if "data-e" in each] == [
+        "green",
+        "retained",
+        "not_asked_for",
+    ]
+    assert "not_asked_for" in [each.get("value") for each in page.all("option")]
+    assert "· not asked for: recorded, not judged" in page.text("p")
+    said = results(junit.render(*narrow))
+    assert said["norm.triton.sm120.compile test_compile[float16]"] == "skipped: not asked for: "
+    assert said["norm.triton.cpu.module test_module[float16]"] == "skipped: does not gate: "
 
 
 # ---- Text ----------------------------------------------------------------------------------------
@@ -287,6 +334,35 @@ def test_junit_fails_for_what_gates_and_for_nothing_else() -> None:
     ]
     (excused,) = [s for s in root.iter("skipped") if "signal 6" in s.get("message", "")]
     assert excused.get("message", "").startswith("does not gate: ")
+
+
+def results(document: str) -> dict[str, str]:
+    """What is beside its properties in each test case: the element and its message."""
+    return {
+        f"{case.get('classname')} {case.get('name')}": "".join(
+            f"{found.tag}: {found.get('message')}" for found in case if found.tag != "properties"
+        )
+        for case in checked(document).iter("testcase")
+    }
+
+
+@pytest.mark.parametrize("hole", [Hole.FAILED, Hole.EXPIRED])
+def test_junit_takes_a_cell_s_dtypes_apart(hole: Hole) -> None:
+    known = record(outcome="wrong", message="known")
+    new = record(outcome="wrong", message="new", dtype="float32")
+    judged = (finding(known, Status.EXCUSED, Hole.FAILED), finding(new, Status.RED, hole))
+    assert results(junit.render(Judgement(judged), merged([known, new]), ())) == {
+        "norm.triton.sm90.numeric test_numeric[float16]": "skipped: does not gate: known",
+        "norm.triton.sm90.numeric test_numeric[float32]": "failure: new",
+    }
+
+
+def test_junit_tells_of_a_skip_whose_exception_expired() -> None:
+    away = record(outcome="unavailable", message="not here")
+    judged = (finding(away, Status.RED, Hole.EXPIRED, "expired on 2026-01-01"),)
+    said = results(junit.render(Judgement(judged), merged([away]), ()))
+    assert said["norm.triton.sm90.numeric test_numeric[float16]"] == "skipped: not here"
+    assert said["gate.norm.triton.sm90.numeric expired float16"].startswith("failure: expired on ")
 
 
 def test_junit_survives_any_text() -> None:

@@ -49,7 +49,9 @@ def test_a_failure_shows_cell_case_command_element_and_place(project: Project) -
     assert head == "double.triton.tail on cpu, numeric (emulated): 1 problem"
     assert case.startswith("double.triton.tail/m=1,n=8,dtype=float32,values=normal,")
     suite = "--pyargs suites.numeric.test_numeric"
-    assert command == f"  reproduce  pytest {suite} --declare=toys.py -m cpu --case {case}"
+    assert (
+        command == f"  reproduce  python -m pytest {suite} --declare=toys.py -m cpu --case {case}"
+    )
     assert problem.startswith("  - y: budget: 1 of 8 elements wrong; worst at [0, 7]: actual ")
     assert re.search(r", expected \S+, \S+ x its budget; in column 7 of 8 \(the last\)", problem)
 

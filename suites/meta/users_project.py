@@ -188,7 +188,9 @@ def table(result: pytest.RunResult) -> list[str]:
 def printed_command(lines: Sequence[str]) -> list[str]:
     """The words of the command line that a failure tells to run."""
     command = next(line for line in lines if line.startswith("  reproduce  "))
-    return shlex.split(command)[1:]
+    _, *words = shlex.split(command)
+    assert words[:2] == ["python", "-m"], words  # what puts the project itself on the path
+    return words[2:]
 
 
 def refusal(result: pytest.RunResult) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.cells import Verdict
 from harness.gate.holes import FAILURES, Status
-from harness.gate.reports import red
+from harness.gate.reports import matrix, red
 from harness.gate.reports.text import clean, count, line, shortened
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def of_cells(cells: Iterable[Shown], merged: Merged, drifts: Iterable[Drift]) ->
         if drift.flagged or drift.moved:
             by_cell.setdefault((drift.kernel, drift.arch, drift.layer), []).append(drift)
     details = Details(red.Commands(merged), by_cell)
-    order = (Status.RED, Status.EXCUSED, Status.GREEN, Status.RETAINED)
+    order = list(matrix.GLYPHS)
     for cell in sorted(cells, key=lambda cell: order.index(cell.status)):
         details.add(cell)
     return details

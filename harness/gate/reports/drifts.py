@@ -22,17 +22,36 @@ def ordered(changes: Sequence[Drift]) -> list[Drift]:
     return sorted(moved, key=lambda drift: (not drift.flagged, -drift.ratio))
 
 
+def summary(changes: Sequence[Drift]) -> str:
+    """How many rows there are of each kind; empty where no baseline was given.
+
+    ``5 rows compared: 4 paired, 1 unpaired; 2 too few to tell, 0 worse beyond chance; 1 without a
+    counterpart (1 in the baseline alone, 0 in these records)``.
+    """
+    if not changes:
+        return ""
+    compared = [drift for drift in changes if drift.compared]
+    paired = sum(drift.pairs > 0 for drift in compared)
+    few, worse = sum(drift.few for drift in compared), sum(drift.flagged for drift in compared)
+    gone = sum(drift.after is None for drift in changes)
+    alone = len(changes) - len(compared)
+    return (
+        f"{count(len(compared), 'row')} compared: {paired:,} paired, {len(compared) - paired:,} "
+        f"unpaired; {few:,} too few to tell, {worse:,} worse beyond chance; {alone:,} without a "
+        f"counterpart ({gone:,} in the baseline alone, {alone - gone:,} in these records)"
+    )
+
+
 def table(changes: Sequence[Drift]) -> Iterator[str]:
     """HTML of the table, or words where there is nothing to show."""
     if not changes:
         yield "<p>No baseline was given.</p>"
         return
     moved = ordered(changes)
-    flagged = sum(drift.flagged for drift in moved)
     yield (
-        f"<p>{count(len(changes), 'row')} compared, {len(moved):,} moved or without a pair, "
-        f"{flagged:,} worse beyond chance. Plots are logarithmic, in units of the budget "
-        "or in ulps: a ring before, a dot now, a dashed line at 1.</p>"
+        f"<p>{summary(changes)}. Listed are the {len(moved):,} that moved or have no pair. Plots "
+        "are logarithmic, in units of the budget or in ulps: a ring before, a dot now, a dashed "
+        "line at 1.</p>"
     )
     if moved:
         heads = "".join(f"<th scope=col>{name}</th>" for name in _HEADS)

@@ -53,10 +53,11 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
         colour="green" if judgement.green else "red",
         totals=escape(verdict.totals(c.status for row in rows for c in row.cells.values())),
         checked=escape(verdict.checked(merged)),
+        not_asked_for=_paragraph(verdict.not_asked_for(judgement, merged)),
         findings="".join(_findings(judgement, red.Commands(merged))),
         archs=_options(dict.fromkeys(row.arch for row in shown)),
         layers=_options(layers),
-        statuses=_options(map(str, Status)),
+        statuses="".join(f"<option value={s}>{matrix.words_of(s)}</option>" for s in Status),
         evidences=_options(map(str, Evidence)),
         legend="".join(_legend()),
         matrix="".join(_matrix(shown, layers)),
@@ -96,6 +97,10 @@ def _text(words: object) -> str:
     return escape(clean(words))
 
 
+def _paragraph(words: str) -> str:
+    return f"<p>{escape(words)}</p>" if words else ""
+
+
 def _options(values: Iterable[str]) -> str:
     return "".join(f"<option>{_text(value)}</option>" for value in values)
 
@@ -109,7 +114,7 @@ def _worst(rows: Sequence[Row]) -> list[Row]:
 
 def _legend() -> Iterator[str]:
     for status, words in matrix.MEANINGS.items():
-        yield f"<span>{matrix.GLYPHS[status]} {status}: {words}.</span> "
+        yield f"<span>{matrix.GLYPHS[status]} {matrix.words_of(status)}: {words}.</span> "
 
 
 def _findings(judgement: Judgement, commands: red.Commands) -> Iterator[str]:

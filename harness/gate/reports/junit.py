@@ -26,14 +26,21 @@ if TYPE_CHECKING:
     from harness.gate.judge import Finding, Judgement
     from harness.record import Record
 
+_Cell = tuple[str, str, str]  # kernel, arch, layer
+_Judged = tuple[str, str, str, str]  # what a verdict is for: a cell and a dtype
+
 _MESSAGE: Final = 4_000  # characters of one failure
+_NOT_ASKED_FOR: Final = matrix.words_of(Status.NOT_ASKED_FOR)
 
 
 def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> str:
     """The whole document: a suite for each run and arch, and one for what the gate itself says."""
-    failing = {_cell(f) for f in judgement.findings if _is_of_records(f)}
-    suites = [_of_arch(run, *each, failing) for run in merged.runs for each in _by_arch(run)]
-    told = {_cell(record) for record in merged.records if record.verdict == Verdict.FAILED}
+    failing = {_judged(f) for f in judgement.findings if _is_of_records(f)}
+    judged = {_judged(f)[:3] for f in judgement.findings}
+    suites = [
+        _of_arch(run, *each, failing, judged) for run in merged.runs for each in _by_arch(run)
+    ]
+    told = {_judged(record) for record in merged.records if record.verdict == Verdict.FAILED}
     suites.append(_of_gate(judgement, changes, red.Commands(merged), told))
     counts = sum((suite.counts for suite in suites), Counter[str]())
     seconds = sum(suite.seconds for suite in suites)
@@ -43,11 +50,12 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
 
 
 def _is_of_records(finding: Finding) -> bool:
-    return finding.status is Status.RED and finding.hole in FAILURES
+    """Whether it is of failed records, if there are any: what expired may be a skip as well."""
+    return finding.status is Status.RED and finding.hole in {*FAILURES, Hole.EXPIRED}
 
 
-def _cell(found: Finding | Record | Drift) -> tuple[str, str, str]:
-    return found.kernel, found.arch, found.layer
+def _judged(found: Finding | Record | Drift) -> _Judged:
+    return found.kernel, found.arch, found.layer, found.dtype
 
 
 class _Suite:
@@ -90,17 +98,23 @@ def _by_arch(run: Run) -> list[tuple[str, list[Record]]]:
 
 
 def _of_arch(
-    run: Run, arch: str, records: Sequence[Record], failing: AbstractSet[tuple[str, str, str]]
+    run: Run,
+    arch: str,
+    records: Sequence[Record],
+    failing: AbstractSet[_Judged],
+    judged: AbstractSet[_Cell],
 ) -> _Suite:
     facts = [("run", run.manifest.run), ("seed", run.manifest.seed), ("arch", arch)]
     facts += [*run.manifest.versions.items(), *run.manifest.device.items()]
     suite = _Suite(f"kernel-parity {arch}", facts, _local(run.manifest.started))
     for record in records:
-        _add(suite, record, gating=_cell(record) in failing)
+        why = "does not gate" if _judged(record)[:3] in judged else _NOT_ASKED_FOR
+        _add(suite, record, why="" if _judged(record) in failing else why)
     return suite
 
 
-def _add(suite: _Suite, record: Record, *, gating: bool) -> None:
+def _add(suite: _Suite, record: Record, *, why: str) -> None:
+    """Add a record's test case; ``why`` it is none of the verdict's failures, empty if it is."""
     facts = {
         "evidence": record.evidence,
         "outcome": record.outcome,
@@ -110,12 +124,12 @@ def _add(suite: _Suite, record: Record, *, gating: bool) -> None:
         "source": record.source,
     }
     inside = _properties((name, value) for name, value in facts.items() if value not in {None, ""})
-    kind, element = _result(record, gating=gating)
+    kind, element = _result(record, why)
     place = f"{record.kernel}.{record.arch}.{record.layer}"
     suite.add(place, record.check, kind=kind, inside=inside + element, seconds=record.seconds)
 
 
-def _result(record: Record, *, gating: bool) -> tuple[str, str]:
+def _result(record: Record, why: str) -> tuple[str, str]:
     """The count that a record adds to, and its element; an error is what was not judged.
 
     A failure that does not gate is skipped, or a CI system would call a green gate red.
@@ -123,9 +137,9 @@ def _result(record: Record, *, gating: bool) -> tuple[str, str]:
     words = shortened(clean(record.message), _MESSAGE)
     if record.verdict == Verdict.PASSED:
         return "", ""
-    if record.verdict == Verdict.SKIPPED or not gating:
-        why = "" if record.verdict == Verdict.SKIPPED else "does not gate: "
-        return "skipped", f"<skipped message={_attribute(why + line(words))}/>"
+    if record.verdict == Verdict.SKIPPED or why:
+        reason = "" if record.verdict == Verdict.SKIPPED else f"{why}: "
+        return "skipped", f"<skipped message={_attribute(reason + line(words))}/>"
     if record.outcome == Outcome.WRONG:
         return "failures", _failure("failure", record.outcome, words)
     return "errors", _failure("error", record.outcome, words)
@@ -142,19 +156,19 @@ def _of_gate(
     judgement: Judgement,
     changes: Iterable[Drift],
     commands: red.Commands,
-    told: AbstractSet[tuple[str, str, str]],
+    told: AbstractSet[_Judged],
 ) -> _Suite:
     """The verdict as a test case, each red finding that no failed record tells, other drift."""
     suite = _Suite("kernel-parity gate", [("archs", ", ".join(judgement.archs))], "")
-    gating = {_cell(f) for f in judgement.findings if f.hole is Hole.DRIFT}
+    gating = {_judged(f) for f in judgement.findings if f.hole is Hole.DRIFT}
     for finding in judgement.findings:
-        untold = not _is_of_records(finding) or _cell(finding) not in told
+        untold = not _is_of_records(finding) or _judged(finding) not in told
         if finding.status is Status.RED and untold:
             _add_finding(suite, finding, commands)
     if judgement.green:
         suite.add("gate", "verdict")
     for drift in changes:
-        if drift.flagged and _cell(drift) not in gating:
+        if drift.flagged and _judged(drift) not in gating:
             place = f"gate.drift.{drift.kernel}.{drift.arch}.{drift.layer}"
             said = f"<system-out>{escaped(clean(drift.words))}</system-out>"
             suite.add(place, f"{drift.check} {drift.dtype} {drift.measure}".strip(), inside=said)

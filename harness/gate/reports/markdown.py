@@ -31,7 +31,8 @@ def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> st
     rows = matrix.rows(judgement, merged)
     head = f"## {escaped(verdict.headline(judgement))}\n\n"
     totals = verdict.totals(cell.status for row in rows for cell in row.cells.values())
-    facts = f"{totals}.\n{verdict.checked(merged)}.\n\n"
+    said = (totals, verdict.checked(merged), verdict.not_asked_for(judgement, merged))
+    facts = "".join(f"{words}.\n" for words in said if words) + "\n"
     rest = "".join((*_drifts(changes), *_notes(judgement.notes)))
     table = "".join(_table(rows))
     # What is red gets all the room that the rest leaves.
@@ -68,7 +69,7 @@ def _table(rows: Sequence[matrix.Row]) -> Iterator[str]:
     yield f"| kernel | arch | {heads} |\n|{' --- |' * (2 + len(layers))}\n"
     kept = _fitting(lines, _TABLE)
     yield from kept
-    legend = ", ".join(f"{matrix.GLYPHS[s]} {s}" for s in matrix.GLYPHS)
+    legend = ", ".join(f"{glyph} {matrix.words_of(s)}" for s, glyph in matrix.GLYPHS.items())
     yield f"\n{legend}; the word is the evidence of what passed, or what is wrong.\n\n"
     if left := len(lines) - len(kept):
         yield f"{count(left, 'line')} more, none worse, would not fit here.\n\n"
@@ -112,6 +113,8 @@ def _item(group: red.Group, commands: red.Commands) -> str:
 
 
 def _drifts(changes: Sequence[Drift]) -> Iterator[str]:
+    if said := drifts.summary(changes):
+        yield f"Drift: {said}.\n\n"
     worse = [drift for drift in drifts.ordered(changes) if drift.flagged]
     if worse:
         yield f"<details><summary>Drift: {count(len(worse), 'row')} worse</summary>\n\n"

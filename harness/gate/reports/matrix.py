@@ -13,25 +13,28 @@ from harness.gate.holes import Hole, Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from harness.gate.evidence import Merged
+    from harness.gate.evidence import Merged, Stamp
     from harness.gate.judge import Finding, Judgement
     from harness.record import Record
 
-# A glyph stands beside a word wherever it is shown: nobody needs the colours, or the legend.
+# The worst first. A glyph stands beside a word wherever it is shown: nobody needs the colours, or
+# the legend.
 GLYPHS: Final = {
     Status.RED: "✗",
     Status.EXCUSED: "!",
     Status.GREEN: "✓",
     Status.RETAINED: "○",
+    Status.NOT_ASKED_FOR: "·",
 }
 MEANINGS: Final = {
     Status.RED: "gating, and not shown to be right",
     Status.EXCUSED: "known, with a reference, until it expires",
     Status.GREEN: "gating, and shown to be right",
-    Status.RETAINED: "recorded, not gating",
+    Status.RETAINED: "recorded, not gating, by a rule of the contract",
+    Status.NOT_ASKED_FOR: "recorded, not judged, as --arch or --kernel named others",
 }
 HEADS: Final = {Layer.IMPORT_SAFETY: "import", Layer.FAKE_SHAPE: "fake"}
-_WORST: Final = (Status.RED, Status.EXCUSED, Status.GREEN, Status.RETAINED)
+_WORST: Final = tuple(GLYPHS)
 _STRENGTH: Final = [str(each) for each in Evidence]
 _LAYERS: Final = [str(each) for each in Layer]
 _ARCHS: Final = [CPU, *ARCHES]
@@ -58,7 +61,7 @@ class Shown:
 
     @property
     def status(self) -> Status:
-        """The worst status of any of its findings; recorded without any, it does not gate."""
+        """The worst status of any of its findings; recorded without any, it was not judged."""
         return _worst({finding.status for finding in self.findings})
 
     @property
@@ -158,11 +161,23 @@ def statuses(judgement: Judgement, merged: Merged) -> list[Status]:
 
 
 def _worst(seen: set[Status]) -> Status:
-    """The worst; what is recorded and not judged does not gate."""
-    return next((status for status in _WORST if status in seen), Status.RETAINED)
+    """The worst; what is recorded has none if it was not judged."""
+    return next((status for status in _WORST if status in seen), Status.NOT_ASKED_FOR)
 
 
 def totals(found: Iterable[Status]) -> dict[Status, int]:
-    """How many cells have each status, the worst first."""
+    """How many of the cells that were judged have each status, the worst first."""
     counts = Counter(found)
-    return {status: counts[status] for status in _WORST}
+    return {status: counts[status] for status in _WORST if status is not Status.NOT_ASKED_FOR}
+
+
+def not_asked_for(judgement: Judgement, merged: Merged) -> list[Record]:
+    """The records of cells of which the judgement says nothing."""
+    judged = {_place_of(finding) for finding in judgement.findings}
+    recorded = {_place_of(stamp) for run in merged.runs for stamp in run.stamps}
+    left = recorded - judged
+    return [each for each in merged.records if _place_of(each) in left] if left else []
+
+
+def _place_of(found: Finding | Record | Stamp) -> tuple[str, str, str]:
+    return found.kernel, found.arch, found.layer

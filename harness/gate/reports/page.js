@@ -207,7 +207,7 @@
     const nodes = [];
     if (link !== null) {
       const status = link.parentNode.classList[0];
-      nodes.push(make("p", {}, make("span", { class: `badge ${status}` }, link.lastChild.textContent), ` ${status}: ${data.meanings[status]}`));
+      nodes.push(make("p", {}, make("span", { class: `badge ${status}` }, link.lastChild.textContent), ` ${status.replaceAll("_", " ")}: ${data.meanings[status]}`));
     }
     if (cell === undefined) {
       nodes.push(make("p", { class: "note" }, "What is behind this cell was left out, to keep the page small. The records have it, and this makes it again:"));

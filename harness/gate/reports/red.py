@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.record import Record
 
 _PRINTED: Final = "  reproduce  "  # the line of a failure's report
+_COMMAND: Final = f"{reproduction.PYTEST} "
 # The check that a cause is told of first, and how many more of the cell's have the same.
 _OF_CHECK: Final = re.compile(r"^test_\w+(?:\[[^\]]*\])?: |; \d+ \w+ more$")
 _BESIDE: Final = ("  case  ", "  reproduce  ", "  picture  ")
@@ -144,7 +145,7 @@ def _printed(message: str) -> Iterator[str]:
     """
     for each in clean(message).splitlines():
         words = each.removeprefix(_PRINTED).strip()
-        if each.startswith(_PRINTED) and words.startswith("pytest ") and _is_plain(words):
+        if each.startswith(_PRINTED) and words.startswith(_COMMAND) and _is_plain(words):
             yield words
 
 

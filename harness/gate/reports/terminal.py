@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from harness.gate.reports import matrix, red, verdict
+from harness.gate.reports import drifts, matrix, red, verdict
 from harness.gate.reports.text import count, line
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _DRIFTS: Final = 10
 _NOTES: Final = 20
 
 
-def render(judgement: Judgement, merged: Merged, drifts: Sequence[Drift]) -> str:
+def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> str:
     """The whole summary; ends with a newline."""
     statuses = matrix.statuses(judgement, merged)
     lines = [
@@ -28,11 +28,13 @@ def render(judgement: Judgement, merged: Merged, drifts: Sequence[Drift]) -> str
         f"  {verdict.totals(statuses)}",
         f"  {verdict.checked(merged)}",
     ]
+    if left := verdict.not_asked_for(judgement, merged):
+        lines.append(f"  {left}")
     lines += _red(judgement, red.Commands(merged))
-    lines += _drifts(drifts)
+    lines += _drifts(changes)
     lines += [f"note: {line(note)}" for note in judgement.notes[:_NOTES]]
-    if (left := len(judgement.notes) - _NOTES) > 0:
-        lines.append(f"and {count(left, 'note')} more")
+    if (more := len(judgement.notes) - _NOTES) > 0:
+        lines.append(f"and {count(more, 'note')} more")
     return "\n".join(lines) + "\n"
 
 
@@ -57,11 +59,11 @@ def _cause(group: red.Group, commands: red.Commands) -> Iterator[str]:
         yield f"      $ {command}"
 
 
-def _drifts(drifts: Sequence[Drift]) -> Iterator[str]:
-    worse = [drift for drift in drifts if drift.flagged]
-    if worse:
+def _drifts(changes: Sequence[Drift]) -> Iterator[str]:
+    if said := drifts.summary(changes):
         yield ""
-        yield f"drift: {count(len(worse), 'row')} worse than the baseline beyond chance"
+        yield f"drift: {said}"
+    worse = [drift for drift in changes if drift.flagged]
     yield from (f"  {_drift(drift)}" for drift in worse[:_DRIFTS])
     if (left := len(worse) - _DRIFTS) > 0:
         yield f"  and {left:,} more"
