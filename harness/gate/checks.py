@@ -8,7 +8,7 @@ from harness.cells import Evidence, Outcome, Verdict
 from harness.gate.holes import Hole
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Container, Mapping, Sequence
 
     from harness.gate.evidence import Run
     from harness.gate.policy import Policy
@@ -89,10 +89,9 @@ def _of_passed(found: Record, policy: Policy, backend: str) -> tuple[Hole | None
     return hole, f"{fair} cases, at least {policy.cases} are asked for"
 
 
-def launched_nothing(records: Iterable[Record]) -> bool:
-    """Whether checks passed though no launch was seen in any of them."""
-    passed = [each.launched for each in records if each.verdict == _PASSED]
-    return bool(passed) and not any(passed)
+def launched_nothing(records: Collection[Record]) -> bool:
+    """Whether checks passed though no launch was seen in any, failed ones included."""
+    return not any(each.launched for each in records) and _PASSED in {r.verdict for r in records}
 
 
 def _first_words(found: Record) -> str:

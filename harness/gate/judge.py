@@ -215,7 +215,7 @@ def _of_cell(
 
 def _finding(found: list[Seen], policies: Policies) -> Finding:
     kernel, arch, layer, _, dtype = found[0].asked
-    if layer == _NUMERIC and launched_nothing(r for each in found for r in each.records):
+    if layer == _NUMERIC and launched_nothing([r for each in found for r in each.records]):
         found = [each if each.hole else each.but(Hole.OTHER_BACKEND, _UNSEEN) for each in found]
     gating = [each for each in found if each.policy.gating]
     said = _of_gating(gating, policies) if gating else _of_retained(found)

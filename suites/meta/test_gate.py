@@ -190,6 +190,14 @@ def test_the_gravest_hole_is_named_and_the_others_counted() -> None:
     assert finding.words.endswith("; 1 lost more")
 
 
+def test_a_launch_of_a_failed_check_is_one() -> None:
+    impostor = HALF._replace(check="test_rejects_impostors[float16]")
+    records = [failed(each) if each == HALF else good(each) for each in ALL]
+    run = run_of([*records, good(impostor, launched=[])], [*ALL, impostor])
+    (finding,) = red(judged(Merged((run,))))
+    assert (finding.hole, "other_backend" in finding.words) == (Hole.FAILED, False)
+
+
 UNFINISHED: Final = {
     "killed": ({"finished": "", "status": None}, "did not come to its end"),
     "interrupted": ({"status": 2}, "was interrupted"),

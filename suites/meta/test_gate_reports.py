@@ -171,6 +171,24 @@ def test_a_cell_has_a_word_beside_its_glyph(
     assert (cell.status, cell.word) == (status, word)
 
 
+def test_what_another_run_made_was_not_skipped() -> None:
+    made, skipped = record(), record(outcome="unavailable")
+    judged = Judgement((finding(made, Status.GREEN),))
+    ((_, _, cells),) = matrix.rows(judged, merged([skipped, made, skipped]))
+    cell = cells["numeric"]
+    assert (cell.word, cell.telling) == ("device", [made])
+    (shown,) = details.of_cells([cell], merged([]), ()).cells.values()
+    assert isinstance(shown, dict)
+    assert [each["outcome"] for each in shown["checks"]] == ["passed"]
+    assert shown["left"] == "2 records of runs that skipped what another made"
+
+
+def test_a_check_that_every_run_skipped_is_told() -> None:
+    made, skipped = record(), record(dtype="float32", outcome="unavailable")
+    ((_, _, cells),) = matrix.rows(Judgement(()), merged([made, skipped]))
+    assert (cells["numeric"].word, cells["numeric"].telling) == ("skipped", [made, skipped])
+
+
 def test_a_cell_shows_its_worst_status_and_its_weakest_evidence() -> None:
     good, bad = record(), record(dtype="float32", outcome="wrong")
     judged = (finding(good, Status.GREEN), finding(bad, Status.RED, Hole.FAILED))

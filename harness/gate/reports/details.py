@@ -75,13 +75,12 @@ class Details:
         self.cells[clean(cell.key)] = made
 
     def _cell(self, cell: Shown) -> dict[str, object]:
-        failed_first = sorted(cell.records, key=lambda record: record.verdict != Verdict.FAILED)
-        checks = [self._check(record) for record in failed_first[:CHECKS]]
-        left = len(cell.records) - CHECKS
+        order = sorted(cell.telling, key=lambda each: (each.verdict != Verdict.FAILED, each.check))
+        checks = [self._check(record) for record in order[:CHECKS]]
         return _kept(
             findings=[self._finding(f, cell) for f in cell.findings[:CHECKS] if _tells(f)],
             checks=checks,
-            left=f"{count(left, 'more check')} of this cell: see the records" if left > 0 else "",
+            left=_left(cell),
             drifts=[_drift(drift) for drift in self.drifts.get(cell.key, ())],
         )
 
@@ -225,6 +224,17 @@ def _drift(drift: Drift) -> dict[str, object]:
         flagged=drift.flagged,
         points=[list(point) for point in drift.points[:_POINTS]],
     )
+
+
+def _left(cell: Shown) -> str:
+    """What is not shown of a cell."""
+    shown = len(cell.telling)
+    more, skipped = max(0, shown - CHECKS), len(cell.records) - shown
+    words = [
+        f"{count(more, 'more check')} of this cell: see the records" if more else "",
+        f"{count(skipped, 'record')} of runs that skipped what another made" if skipped else "",
+    ]
+    return "; ".join(filter(None, words))
 
 
 def _tells(found: Finding) -> bool:

@@ -65,6 +65,12 @@ class Shown:
         return _worst({finding.status for finding in self.findings})
 
     @property
+    def telling(self) -> list[Record]:
+        """The records, but for skips of checks that another run made."""
+        made = {r.check for r in self.records if r.verdict != Verdict.SKIPPED}
+        return [r for r in self.records if r.verdict != Verdict.SKIPPED or r.check not in made]
+
+    @property
     def evidence(self) -> str:
         """The weakest evidence among its passed checks."""
         passed = [r.evidence for r in self.records if r.verdict == Verdict.PASSED]
@@ -77,7 +83,7 @@ class Shown:
             hole = next(f.hole for f in self.findings if f.status is Status.RED)
             if hole not in {None, Hole.FAILED}:
                 return words_of(hole)
-        verdicts = {record.verdict: record.outcome for record in self.records}
+        verdicts = {record.verdict: record.outcome for record in self.telling}
         if failed := verdicts.get(Verdict.FAILED):
             return words_of(failed)
         if self.status is Status.RED or not self.records:

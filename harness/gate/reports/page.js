@@ -250,7 +250,7 @@
   function checkOf(check, first) {
     const details = make("details", { class: "check" });
     details.open = first || check.outcome !== "passed";
-    const facts = [check.outcome, check.evidence, check.cases === undefined ? "" : `${shortNumber(check.cases)} cases`, check.worst === undefined ? "" : `worst ${shortNumber(check.worst)} of its budget`];
+    const facts = [check.outcome, check.evidence, check.cases === undefined ? "" : `${shortNumber(check.cases)} ${check.cases === 1 ? "case" : "cases"}`, check.worst === undefined ? "" : `worst ${shortNumber(check.worst)} of its budget`];
     details.append(make("summary", {}, make("strong", {}, `${data.glyphs[check.outcome] ?? "✗"} ${check.name}`), ` ${facts.filter(Boolean).join(", ")}`));
     if (check.message) details.append(make("pre", {}, check.message));
     details.append(make("h4", {}, "Run it again"), command(check.command));
