@@ -50,9 +50,19 @@ def declared_in(tool: Mapping[str, object]) -> tuple[str, ...]:
     pytest = _table("tool.pytest", tool.get("pytest", {}))
     options = _table("tool.pytest.ini_options", pytest.get("ini_options", {}))
     found = pytest.get("parity_declare") or options.get("parity_declare", [])
+    return _names("parity_declare", found)
+
+
+def variants_in(tool: Mapping[str, object]) -> tuple[str, ...]:
+    """What ``variants`` of ``tool.kernel-parity`` names. Raises InvalidSettings."""
+    ours = _table("tool.kernel-parity", tool.get("kernel-parity", {}))
+    return _names("variants", ours.get("variants", []))
+
+
+def _names(setting: str, found: object) -> tuple[str, ...]:
     names = found.split() if isinstance(found, str) else found
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        msg = f"pyproject.toml: parity_declare={found!r} is no list of names; write ['my_kernels']"
+        msg = f"pyproject.toml: {setting}={found!r} is no list of names; write ['my_kernels']"
         raise InvalidSettings(msg)
     return tuple(names)
 

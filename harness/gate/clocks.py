@@ -24,6 +24,8 @@ def notes(run: Run, now: dt.datetime) -> Iterator[str]:
     if finished is not None and finished < started:
         yield f"clock: {run} finished at {run.manifest.finished}, before it started"
         finished = None
+    elif finished is not None and finished - now > _TOLERANCE:
+        yield f"clock: {run} finished at {run.manifest.finished}, which is in the future"
     yield from _records_outside(run, started, finished)
 
 

@@ -260,7 +260,7 @@ def _rule(entry: _Entry) -> Rule:
         pattern=_pattern(entry),
         where=entry.place(),
         gating=None if policy is None else policy == GATING,
-        evidence=entry.one_of("evidence", list(Evidence)),
+        evidence=entry.one_of("evidence", [word for word in Evidence if word is not Evidence.NONE]),
         cases=cases,
         **entry.reasons(asked="what is retained" if policy == RETAINED else ""),
     )

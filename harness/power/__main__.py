@@ -7,13 +7,13 @@ import difflib
 import math
 import os
 import sys
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.arch import ARCHES, CPU
 from harness.atomic import write_text
+from harness.authoring import project
 from harness.check import Settings
 from harness.power import matrix, report
 from harness.power.campaign import QUICK, BrokenOriginal, Campaign, Wanted
@@ -117,7 +117,7 @@ def _cores() -> int:
 def _run(options: argparse.Namespace) -> int:
     campaign = Campaign(
         Options(
-            targets=(*_declared(Path("pyproject.toml")), *options.declare),
+            targets=(*_declared(Path()), *options.declare),
             arch=options.arch,
             settings=Settings(seed=options.seed, cases=options.cases),
             quick=options.quick,
@@ -191,17 +191,11 @@ def _one(campaign: Campaign) -> int:
     return int(row.status is matrix.Status.UNKNOWN)
 
 
-def _declared(pyproject: Path) -> tuple[str, ...]:
-    """``variants`` of ``tool.kernel-parity`` and what pytest loads here, its ``parity_declare``."""
-    try:
-        tool = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {})
-    except FileNotFoundError:
-        return ()
-    pytest = tool.get("pytest", {})
-    found = pytest.get("parity_declare") or pytest.get("ini_options", {}).get("parity_declare", [])
+def _declared(folder: Path) -> tuple[str, ...]:
+    """What a pyproject.toml names: correct variants of kernels, and what pytest loads there."""
+    tool = project.read(folder)
     # Variants import no kernel; what comes before the kernels is imported once for all children.
-    variants = tool.get("kernel-parity", {}).get("variants", [])
-    return (*variants, *(found.split() if isinstance(found, str) else found))
+    return (*project.variants_in(tool), *project.declared_in(tool))
 
 
 def _say(words: str) -> None:

@@ -422,6 +422,7 @@ def test_a_later_rule_decides() -> None:
 CLOCKS: Final = {
     "backwards": ({"started": FINISHED, "finished": STARTED}, "before it started"),
     "future": ({"started": "2027-01-01T00:00:00+00:00"}, "which is in the future"),
+    "future end": ({"finished": "2027-01-01T00:00:00+00:00"}, "finished at 2027"),
     "no time": ({"started": "yesterday"}, "started='yesterday', which is no time"),
     "no zone": ({"started": "2026-03-01T10:00:00"}, "which is no time"),
     "year 1": ({"started": "0001-01-01T00:00:00+14:00", "finished": STARTED}, "outside of its run"),

@@ -59,6 +59,7 @@ MISTAKES: Final = {
     "no array": ("[rules]\ncases = 3".replace("[r", f"[{contract.TABLE}.r"), "no array of tables"),
     "layer": ('[[rules]]\nlayer = "numerics"', "layer='numerics' is unknown; nearest: 'numeric'"),
     "evidence": ('[[rules]]\nevidence = "devise"', "evidence='devise' is unknown; .*'device'"),
+    "no evidence": ('[[rules]]\nevidence = "none"', "evidence='none' is unknown"),
     "cases": ("[[rules]]\ncases = 0", "cases=0 is not a whole number of at least 1"),
     "cases in words": ('[[rules]]\ncases = "7"', "cases='7' is not a whole number"),
     "truth for cases": ("[[rules]]\ncases = true", "cases=True is not a whole number"),

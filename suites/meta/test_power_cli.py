@@ -14,6 +14,7 @@ import pytest
 import harness
 from harness.check import Settings
 from harness.power import matrix
+from harness.power.__main__ import main
 from harness.power.campaign import Campaign, NoMutants, Wanted
 from harness.power.matrix import Status
 from harness.power.session import Described, Inventory, Options
@@ -194,6 +195,15 @@ def test_what_it_cannot_do_is_an_error_and_no_score(
     assert REFUSED[argument] in errors
     assert "Traceback" not in errors
     assert "killed" not in output
+
+
+def test_settings_of_another_kind_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.kernel-parity]\nvariants = 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--list"]) == 2
+    assert "variants=3 is no list of names" in capsys.readouterr().err
 
 
 def test_a_mutant_gets_no_step_once_its_seconds_are_over(package: Path) -> None:
