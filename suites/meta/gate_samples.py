@@ -121,12 +121,13 @@ def errors(count: int, top: float) -> dict[str, float]:
 
 
 def small(evil: str = "silu.triton") -> tuple[Judgement, Merged, tuple[Drift, ...]]:
-    """Two kernels on three archs, with every status; one kernel is named ``evil``."""
+    """Two kernels on four archs, with every status; one kernel is named ``evil``."""
     records = [*_good("norm.triton", ("cpu", "sm90"))]
     bad = record(outcome="wrong", message=FAILURE, error_map=[MAP], errors=errors(96, 1.4))
     away = record(evil, "sm100", outcome="unavailable", message=f"sm100 is not here {evil}")
     known = record(evil, layer="module", outcome="crashed", message=f"signal 6 {evil}")
     other = [*_good(evil, ("sm90",))]
+    aside = record("norm.triton", "sm120", "compile")
     findings = [
         *(finding(each, Status.GREEN) for each in records),
         finding(bad, Status.RED, Hole.FAILED, FAILURE),
@@ -137,7 +138,7 @@ def small(evil: str = "silu.triton") -> tuple[Judgement, Merged, tuple[Drift, ..
         *(finding(each, Status.RETAINED) for each in other),
     ]
     judgement = Judgement(tuple(findings), (f"a note {evil}",), ("sm90", "sm100"), ("5f3c",))
-    found = merged([*records, bad, away, known, *other])
+    found = merged([*records, bad, away, known, *other, aside])
     return judgement, found, (drift(bad), drift(records[-1], flagged=False))
 
 

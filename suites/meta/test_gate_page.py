@@ -91,7 +91,7 @@ def key(place: str) -> str:
 
 def test_filters_filter_and_stand_in_the_address(page: Page, report: Path) -> None:
     page.open(report)
-    assert page.ask(SHOWN) == "20 cells of 4 lines are shown."
+    assert page.ask(SHOWN) == "21 cells of 5 lines are shown."
     page.ask(
         "document.querySelector('[name=status]').value = 'red';"
         "document.querySelector('[name=status]').dispatchEvent(new Event('input', {bubbles: true}))"
@@ -108,15 +108,16 @@ def test_filters_filter_and_stand_in_the_address(page: Page, report: Path) -> No
     assert len(page.ask(LINKS)) == 2
     page.ask("document.querySelector('[type=reset]').click()")
     page.until("location.hash === ''")
-    assert len(page.ask(LINKS)) == 20
+    assert len(page.ask(LINKS)) == 21
 
 
 @pytest.mark.parametrize(
     ("fragment", "cells"),
     [
         ("#kernel=silu&arch=sm90", 6),
-        ("#layer=compile", 3),
-        ("#evidence=compiled", 3),
+        ("#layer=compile", 4),
+        ("#status=not_asked_for", 1),
+        ("#evidence=compiled", 4),
         ("#status=excused", 1),
         ("#kernel=nothing", 0),
     ],
