@@ -119,12 +119,12 @@ def cells(judgement: Judgement, merged: Merged) -> dict[tuple[str, str, str], Sh
     found: dict[tuple[str, str, str], Shown] = {}
     for finding in judgement.findings:
         if finding.kernel:  # else it is of a whole run
-            place = finding.kernel, finding.arch, finding.layer
+            place = _place_of(finding)
             if (cell := found.get(place)) is None:
                 cell = found[place] = Shown(Key(*place))
             cell.findings.append(finding)
     for record in merged.records:
-        place = record.kernel, record.arch, record.layer
+        place = _place_of(record)
         if (cell := found.get(place)) is None:
             cell = found[place] = Shown(Key(*place))
         cell.records.append(record)
@@ -155,14 +155,12 @@ def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
-def statuses(judgement: Judgement, merged: Merged) -> list[Status]:
-    """The status of each of ``cells``; for who needs no more of them."""
+def statuses(judgement: Judgement) -> list[Status]:
+    """The status of each cell that was judged; for who needs no more of them."""
     seen: defaultdict[tuple[str, str, str], set[Status]] = defaultdict(set)
     for finding in judgement.findings:
         if finding.kernel:
-            seen[finding.kernel, finding.arch, finding.layer].add(finding.status)
-    for stamp in (each for run in merged.runs for each in run.stamps):
-        seen[stamp.kernel, stamp.arch, stamp.layer]  # recorded, if nothing else
+            seen[_place_of(finding)].add(finding.status)
     return list(map(_worst, seen.values()))
 
 

@@ -22,7 +22,7 @@ _NOTES: Final = 20
 
 def render(judgement: Judgement, merged: Merged, changes: Sequence[Drift]) -> str:
     """The whole summary; ends with a newline."""
-    statuses = matrix.statuses(judgement, merged)
+    statuses = matrix.statuses(judgement)
     lines = [
         verdict.headline(judgement),
         f"  {verdict.totals(statuses)}",
