@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.authoring import commands as authoring
-from harness.authoring.project import BUNDLED
+from harness.project import BUNDLED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

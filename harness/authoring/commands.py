@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.authoring.project import BUNDLED, targets
+from harness.project import BUNDLED, targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

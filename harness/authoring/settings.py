@@ -8,7 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from harness.authoring import project
+from harness import project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

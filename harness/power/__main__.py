@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from harness import project
 from harness.arch import ARCHES, CPU
 from harness.atomic import write_text
-from harness.authoring import project
 from harness.check import Settings
 from harness.power import matrix, report
 from harness.power.campaign import QUICK, BrokenOriginal, Campaign, Wanted

@@ -1,4 +1,4 @@
-"""What the project in a folder declares: the targets that its pyproject.toml gives to pytest."""
+"""What a project says of itself: targets and variants, from its folder's pyproject.toml."""
 
 from __future__ import annotations
 
