@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,17 +10,20 @@ from harness import manifest
 from harness.cells import Cell, Layer
 from harness.gate import contract
 from harness.gate.evidence import Merged, Run
+from harness.gate.judge import Judgement, judge
 from harness.manifest import Asked, KernelFacts, Manifest
 from harness.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 KERNEL: Final = "double.triton"
 DTYPES: Final = ("float32", "float16")
 NUMERIC: Final = "test_matches_the_reference"
 VERSIONS: Final = {"kernel-parity": "0.1.0", "torch": "2.13.0"}
+NOW: Final = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
+EVERYTHING: Final = contract.Contract()
 STARTED: Final = "2026-03-01T10:00:00.000+00:00"
 FINISHED: Final = "2026-03-01T11:00:00.000+00:00"
 FACTS: Final = KernelFacts(
@@ -122,3 +126,8 @@ def contract_of(*entries: str) -> contract.Contract:
     """A contract from its tables, named without what all their names begin with."""
     text = "\n".join(each.replace("[[", f"[[{contract.TABLE}.") for each in entries)
     return contract.parse(f"[{contract.TABLE}]\n{text}", where="contract.toml")
+
+
+def judged(merged: Merged, *entries: str, archs: Sequence[str] = ()) -> Judgement:
+    """The judgement by these entries, else by an empty contract, on a day after the runs."""
+    return judge(contract_of(*entries) if entries else EVERYTHING, merged, archs, now=NOW)

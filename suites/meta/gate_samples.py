@@ -142,6 +142,14 @@ def small(evil: str = "silu.triton") -> tuple[Judgement, Merged, tuple[Drift, ..
     return judgement, found, (drift(bad), drift(records[-1], flagged=False))
 
 
+def narrow() -> tuple[Judgement, Merged, tuple[Drift, ...]]:
+    """A judgement of the CPU, with records of sm120 of which one failed."""
+    asked, retained = record(arch="cpu"), record(arch="cpu", layer="module", outcome="wrong")
+    left = [record(arch="sm120", layer="compile", outcome=o) for o in ("passed", "wrong")]
+    judged = (finding(asked, Status.GREEN), finding(retained, Status.RETAINED, Hole.FAILED))
+    return Judgement(judged, (), ("cpu",)), merged([asked, retained, *left]), ()
+
+
 def _good(kernel: str, archs: Sequence[str]) -> Iterator[Record]:
     for arch, layer in itertools.product(archs, LAYERS):
         yield record(kernel, arch, layer, errors=errors(96, 0.8), calibration="budget of 2026")

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from harness.gate.contract import Contract
 from harness.gate.evidence import CannotJudge, Merged
 from harness.gate.holes import Hole, Status
 from harness.gate.judge import Finding, Judgement, judge
 from suites.meta.gate_runs import (
     ALL,
     CPU,
+    EVERYTHING,
     FACTS,
-    FINISHED,
     HALF,
     KERNEL,
+    NOW,
     NUMERIC,
     SM90,
     SM100,
-    STARTED,
     contract_of,
     failed,
     good,
+    judged,
     only,
     run_of,
     skipped,
@@ -33,13 +32,11 @@ from suites.meta.gate_runs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from harness.manifest import Asked
     from harness.record import Record
 
-NOW: Final = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
-EVERYTHING: Final = Contract()
 RETAINED: Final = """
 [[rules]]
 policy = "retained"
@@ -63,10 +60,6 @@ holes = ["skipped"]
 because = "its runner is away"
 reference = "#9"
 """
-
-
-def judged(merged: Merged, *entries: str, archs: Sequence[str] = ()) -> Judgement:
-    return judge(contract_of(*entries) if entries else EVERYTHING, merged, archs, now=NOW)
 
 
 def red(judgement: Judgement) -> list[Finding]:
@@ -280,25 +273,6 @@ def test_failed_anywhere_is_failed_and_the_duplicate_is_named(order: int) -> Non
     assert "passed in run " in note
 
 
-def test_records_that_one_run_has_twice_are_noted() -> None:
-    (run,) = whole().runs
-    judgement = judged(Merged((replace(run, records=(*run.records, run.records[-1])),)))
-    name = "duplicate: test_matches_the_reference[float16] of double.triton on sm100, numeric: "
-    assert judgement.green
-    assert judgement.notes == (
-        f"{name}2 records in run a1; a plugin reran it, or the file has its records again",
-    )
-
-
-@pytest.mark.parametrize("second", [good, failed])
-def test_notes_of_duplicates_are_bounded(second: Callable[[Asked], Record]) -> None:
-    many = [HALF._replace(check=f"test_{n}[float16]") for n in range(25)]
-    runs = (run_of([*map(good, many), *map(second, many)], many),)
-    notes = judged(Merged(runs)).notes
-    assert notes[20] == "duplicate: 5 more such checks"
-    assert len(notes) == (21 if second is good else 42)
-
-
 def test_what_one_machine_ran_well_is_enough() -> None:
     few = lambda each: good(each, cases=1)  # noqa: E731
     rule = '[[rules]]\nlayer = "numeric"\ncases = 9'
@@ -417,38 +391,3 @@ def test_a_later_rule_decides() -> None:
     judgement = judged(whole(elsewhere("sm100")), RETAINED, gating)
     assert {(f.layer, f.hole) for f in red(judgement)} == {("numeric", Hole.SKIPPED)}
     assert judged(whole(elsewhere("sm100")), gating, RETAINED).green
-
-
-CLOCKS: Final = {
-    "backwards": ({"started": FINISHED, "finished": STARTED}, "before it started"),
-    "future": ({"started": "2027-01-01T00:00:00+00:00"}, "which is in the future"),
-    "future end": ({"finished": "2027-01-01T00:00:00+00:00"}, "finished at 2027"),
-    "no time": ({"started": "yesterday"}, "started='yesterday', which is no time"),
-    "no zone": ({"started": "2026-03-01T10:00:00"}, "which is no time"),
-    "year 1": ({"started": "0001-01-01T00:00:00+14:00", "finished": STARTED}, "outside of its run"),
-    "outside": ({"started": "2026-03-01T10:50:00+00:00"}, "outside of its run"),
-}
-
-
-@pytest.mark.parametrize(("changes", "words"), CLOCKS.values(), ids=CLOCKS)
-def test_clocks_that_disagree_are_noted(changes: dict[str, Any], words: str) -> None:
-    judgement = judged(whole(**changes))
-    assert judgement.green
-    assert any(note.startswith("clock: ") and words in note for note in judgement.notes)
-
-
-def test_a_run_may_end_with_time_itself() -> None:
-    assert judged(whole(finished="9999-12-31T23:59:59+00:00")).green
-
-
-def test_a_record_whose_time_is_none_is_noted() -> None:
-    judgement = judged(whole(only(HALF, good(HALF, started="?"))))
-    assert judgement.green
-    assert any("started='?', which is no time" in note for note in judgement.notes)
-
-
-def test_versions_of_other_packages_may_differ_and_are_noted() -> None:
-    second = run_of(map(good, ALL), name="b2", versions={"kernel-parity": "0.1.0", "torch": "2.11"})
-    judgement = judged(Merged((*whole().runs, second)))
-    assert judgement.green
-    assert judgement.notes == ("versions: runs used torch 2.11, 2.13.0",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
@@ -18,11 +17,11 @@ from harness.gate.reports import details, folder, html, junit, markdown, matrix,
 from suites.meta.gate_samples import (
     COMMAND,
     EVIL,
-    FAILURE,
     MAP,
     finding,
     large,
     merged,
+    narrow,
     record,
     small,
 )
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from harness.gate.drift import Drift
-    from harness.gate.evidence import Merged
 
 VOID: Final = {"meta", "link", "input", "img", "br"}
 
@@ -199,29 +196,16 @@ def test_a_cell_shows_its_worst_status_and_its_weakest_evidence() -> None:
     assert cells["compile"].evidence == "compiled"
 
 
-@pytest.fixture
-def narrow() -> tuple[Judgement, Merged, tuple[Drift, ...]]:
-    """A judgement of the CPU, with records of sm120 of which one failed."""
-    asked, retained = record(arch="cpu"), record(arch="cpu", layer="module", outcome="wrong")
-    left = [record(arch="sm120", layer="compile", outcome=o) for o in ("passed", "wrong")]
-    judged = (finding(asked, Status.GREEN), finding(retained, Status.RETAINED, Hole.FAILED))
-    return Judgement(judged, (), ("cpu",)), merged([asked, retained, *left]), ()
-
-
 @pytest.mark.parametrize("report", [terminal, markdown, html], ids=lambda each: each.__name__)
-def test_what_was_not_asked_for_is_counted(
-    narrow: tuple[Judgement, Merged, tuple[Drift, ...]], report: ModuleType
-) -> None:
-    said = report.render(*narrow)
+def test_what_was_not_asked_for_is_counted(report: ModuleType) -> None:
+    said = report.render(*narrow())
     assert "2 cells: ✗ 0 red, ! 0 excused, ✓ 1 green, ○ 1 retained" in said
     assert "· not asked for: 2 records of 1 cell, 1 of them failed" in said
 
 
-def test_what_was_not_asked_for_has_a_status_of_its_own_in_every_report(
-    narrow: tuple[Judgement, Merged, tuple[Drift, ...]],
-) -> None:
-    assert "| `norm.triton` | sm120 | · wrong |" in markdown.render(*narrow)
-    page = Parsed(html.render(*narrow))
+def test_what_was_not_asked_for_has_a_status_of_its_own() -> None:
+    assert "| `norm.triton` | sm120 | · wrong |" in markdown.render(*narrow())
+    page = Parsed(html.render(*narrow()))
     assert [each["class"] for each in page.all("td") if "data-e" in each] == [
         "green",
         "retained",
@@ -229,9 +213,6 @@ def test_what_was_not_asked_for_has_a_status_of_its_own_in_every_report(
     ]
     assert "not_asked_for" in [each.get("value") for each in page.all("option")]
     assert "· not asked for: recorded, not judged" in page.text("p")
-    said = results(junit.render(*narrow))
-    assert said["norm.triton.sm120.compile test_compile[float16]"] == "skipped: not asked for: "
-    assert said["norm.triton.cpu.module test_module[float16]"] == "skipped: does not gate: "
 
 
 # ---- Text ----------------------------------------------------------------------------------------
@@ -274,119 +255,6 @@ def test_markdown_fits_into_a_comment_whatever_the_size() -> None:
     assert len(said) < markdown.LIMIT
     assert said.count("<details>") == said.count("</details>") == 3
     assert re.search(r"and [\d,]+ more causes", said)
-
-
-# ---- JUnit ---------------------------------------------------------------------------------------
-
-# The rules that Jenkins's and the windyroad schema of JUnit have in common, and pytest keeps.
-CHILDREN: Final = {
-    "testsuites": ["testsuite"],
-    "testsuite": ["properties", "testcase"],
-    "properties": ["property"],
-    "property": [],
-    "testcase": ["properties", "skipped", "error", "failure", "system-out"],
-    "skipped": [],
-    "error": [],
-    "failure": [],
-    "system-out": [],
-}
-REQUIRED: Final = {
-    "testsuite": {"name", "tests", "failures", "errors", "skipped", "time"},
-    "testcase": {"name", "classname", "time"},
-    "property": {"name", "value"},
-    "failure": {"type", "message"},
-    "error": {"type", "message"},
-}
-
-
-def checked(document: str) -> ET.Element:
-    """The document, after a look at its elements, attributes, order, counts and times."""
-    root = ET.fromstring(document)  # noqa: S314 - our own text
-    assert root.tag == "testsuites"
-    for element in root.iter():
-        order = [CHILDREN[element.tag].index(child.tag) for child in element]
-        assert order == sorted(order), element.tag
-        assert REQUIRED.get(element.tag, set()) <= set(element.keys())
-        assert float(element.get("time", "0")) >= 0
-    for suite in root:
-        counts = Counter(child.tag for case in suite.iter("testcase") for child in case)
-        assert int(suite.get("tests", "")) == len(suite.findall("testcase"))
-        for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-            assert int(suite.get(name, "")) == counts[tag]
-        assert re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)?", suite.get("timestamp", ""))
-    for name in ("tests", "failures", "errors", "skipped"):
-        assert int(root.get(name, "")) == sum(int(suite.get(name, "")) for suite in root)
-    return root
-
-
-def test_junit_has_a_case_for_each_record_with_its_facts() -> None:
-    root = checked(junit.render(*small()))
-    (case,) = [c for c in root.iter("testcase") if c.find("failure[@type='wrong']") is not None]
-    assert (case.get("classname"), case.get("name")) == (
-        "norm.triton.sm90.numeric",
-        "test_numeric[float16]",
-    )
-    assert {p.get("name"): p.get("value") for p in case.iter("property")} == {
-        "evidence": "device",
-        "outcome": "wrong",
-        "cases": "96",
-        "worst_in_budget": "0.5",
-        "launched": "triton:kernels.norm.triton.norm",
-        "source": "0123456789abcdef",
-    }
-    assert case.findtext("failure") == FAILURE
-
-
-def test_junit_fails_for_what_gates_and_for_nothing_else() -> None:
-    root = checked(junit.render(*small()))
-    failed = [
-        (case.get("classname"), case.get("name"))
-        for case in root.iter("testcase")
-        if {"failure", "error"} & {child.tag for child in case}
-    ]
-    assert failed == [
-        ("norm.triton.sm90.numeric", "test_numeric[float16]"),
-        ("gate.silu.triton.sm100.numeric", "skipped float16"),
-        ("gate.silu.triton.sm100.boundary", "uncovered"),
-        ("gate.run", "unfinished"),
-    ]
-    (excused,) = [s for s in root.iter("skipped") if "signal 6" in s.get("message", "")]
-    assert excused.get("message", "").startswith("does not gate: ")
-
-
-def results(document: str) -> dict[str, str]:
-    """What is beside its properties in each test case: the element and its message."""
-    return {
-        f"{case.get('classname')} {case.get('name')}": "".join(
-            f"{found.tag}: {found.get('message')}" for found in case if found.tag != "properties"
-        )
-        for case in checked(document).iter("testcase")
-    }
-
-
-@pytest.mark.parametrize("hole", [Hole.FAILED, Hole.EXPIRED])
-def test_junit_takes_a_cell_s_dtypes_apart(hole: Hole) -> None:
-    known = record(outcome="wrong", message="known")
-    new = record(outcome="wrong", message="new", dtype="float32")
-    judged = (finding(known, Status.EXCUSED, Hole.FAILED), finding(new, Status.RED, hole))
-    assert results(junit.render(Judgement(judged), merged([known, new]), ())) == {
-        "norm.triton.sm90.numeric test_numeric[float16]": "skipped: does not gate: known",
-        "norm.triton.sm90.numeric test_numeric[float32]": "failure: new",
-    }
-
-
-def test_junit_tells_of_a_skip_whose_exception_expired() -> None:
-    away = record(outcome="unavailable", message="not here")
-    judged = (finding(away, Status.RED, Hole.EXPIRED, "expired on 2026-01-01"),)
-    said = results(junit.render(Judgement(judged), merged([away]), ()))
-    assert said["norm.triton.sm90.numeric test_numeric[float16]"] == "skipped: not here"
-    assert said["gate.norm.triton.sm90.numeric expired float16"].startswith("failure: expired on ")
-
-
-def test_junit_survives_any_text() -> None:
-    root = checked(junit.render(*small(EVIL)))
-    (case,) = [c for c in root.iter("testcase") if "uncovered" in c.get("name", "")]
-    assert text.clean(EVIL) in case.get("classname", "")
 
 
 # ---- The page ------------------------------------------------------------------------------------
